@@ -1,0 +1,42 @@
+# One command each for the day's work. Everything installs into .venv from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-story test-packaging lint typecheck bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'  # first: an open range would bring CUDA
+	$(PIP) install -c constraints.txt -e '.[extract,trl,text,dev]'
+	touch $@
+
+demo: $(STAMP)  ## the whole story on a model trained on the spot
+	$(BIN)/gradstore demo
+
+test: $(STAMP)  ## the tests, under ten minutes on two cores
+	$(BIN)/python -m pytest -q
+
+test-story: $(STAMP)  ## real questions from pretraining to export, and kills on the way
+	$(BIN)/python -m pytest -q -m 'slow and not packaging'
+
+test-packaging: $(STAMP)  ## the wheel in environments of its own
+	$(BIN)/python -m pytest -q -m packaging
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP)  ## the installed tree: type checkers cannot follow the folder mapping
+	rm -rf build/typed
+	$(PIP) install --no-deps --target build/typed .
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gradstore
+
+bench: $(STAMP)
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info demo

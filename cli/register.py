@@ -1,0 +1,31 @@
+"""``gradstore register``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gradstore.cli.options import json_option, model_options, show, store_argument
+
+if TYPE_CHECKING:
+    from gradstore.pipelines import ModelOptions
+
+
+@click.command("register")
+@store_argument
+@click.argument("folder", type=click.Path())
+@model_options
+@click.option("--learning-rate", type=float, help="Its weight among checkpoints; default from trainer_state.json.")
+@json_option
+def command(store: str, folder: str, options: ModelOptions, learning_rate: float | None, as_json: bool) -> None:
+    """Record a checkpoint FOLDER of Hugging Face's Trainer (peft adapter and optimizer.pt).
+
+    Writes moments.safetensors and checkpoint.json into FOLDER.
+    Example: gradstore register S output/checkpoint-420 --model M
+    """
+    from gradstore.pipelines.warmup import register
+    from gradstore.store import GradientStore
+
+    identity = register(GradientStore.open(store), folder, options, learning_rate=learning_rate)
+    show({"checkpoint_id": identity}, as_json)

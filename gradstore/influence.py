@@ -1,0 +1,81 @@
+"""Influence of every sample's response on groups of samples, by group means: never an N×N matrix.
+
+GRAIT §3 (arXiv 2502.05911) and LESS (arXiv 2402.04333): with u_i the unit-norm projected gradient of (question i,
+response), the influence of i on a group G is mean_{j∈G} <u_i, u_j> = <u_i, mean_G u>. So one streamed pass makes
+the means, another the scores: O(N·dim) time, O(groups·dim) memory. The released GRAIT code forms three N×N
+matrices for the same numbers.
+
+* I_ref: group = unknown. I_over: group = known. Response = refusal on both sides.
+* The self-term j = i is included for members of the group, as in the released code; it is 1/|G| for every member.
+* Several checkpoints: Σ_c η_c <u_i^c, mean_G u^c>, η_c proportional to the learning rates, Σ η_c = 1 (LESS eq. 3).
+* Rows whose status is not ok are in no mean and get no score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from gradstore.errors import SelectionError
+from gradstore.kernels import add_groups, dot
+
+# Opens a fresh stream of blocks for one checkpoint: ids (b,), vectors (b, dim) uint16 (bits of float16).
+Stream = Callable[[str], Iterable[tuple[pa.RecordBatch, np.ndarray]]]
+
+
+def group_means(
+    blocks: Iterable[tuple[pa.RecordBatch, np.ndarray]], membership: Mapping[str, int], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean vector and size of each group: (count, dim) float64, (count,) int64; ids outside all groups are skipped.
+
+    Raises SelectionError where a group has no row.
+    """
+    sums: np.ndarray | None = None
+    sizes = np.zeros(count, np.int64)
+    for batch, block in blocks:
+        groups = np.array([membership.get(i, -1) for i in batch["sample_id"].to_pylist()], np.int64)
+        if sums is None:
+            sums = np.zeros((count, block.shape[1]))
+        add_groups(block, groups, sums)
+        sizes += np.bincount(groups[groups >= 0], minlength=count)
+    if sums is None or (sizes == 0).any():
+        raise SelectionError(
+            f"a group has no usable gradient (sizes {sizes.tolist()}): influence on an empty group is undefined; "
+            "extract gradients of its members, or move the threshold"
+        )
+    return sums / sizes[:, None], sizes
+
+
+def influence(
+    stream: Stream, groups: Mapping[str, Sequence[str]], weights: Mapping[str, float]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Score every streamed row against each group.
+
+    ``groups`` maps a name to sample ids, which do not overlap; ``weights`` maps checkpoint ids to η > 0, here
+    scaled to sum 1. Returns one row a sample that has a usable gradient at *every* checkpoint (sample_id, then a
+    float64 column a group, −1 to 1), sorted by sample_id; and the sizes of the groups as used.
+    """
+    names = list(groups)
+    membership = {i: n for n, name in enumerate(names) for i in groups[name]}
+    total = sum(weights.values())
+    frames, sizes = [], np.zeros(len(names), np.int64)
+    for checkpoint, weight in weights.items():
+        means, sizes = group_means(stream(checkpoint), membership, len(names))
+        frames.append(_scores(stream(checkpoint), means * (weight / total), names))
+    scored = pl.concat(frames).group_by("sample_id").agg(pl.len().alias("n"), *(pl.col(c).sum() for c in names))
+    whole = scored.filter(pl.col("n") == len(weights)).drop("n").sort("sample_id")
+    return whole, dict(zip(names, sizes.tolist(), strict=True))
+
+
+def _scores(
+    blocks: Iterable[tuple[pa.RecordBatch, np.ndarray]], means: np.ndarray, names: Sequence[str]
+) -> pl.DataFrame:
+    parts = []
+    for batch, block in blocks:
+        scores = dot(block, means)
+        columns = {name: scores[:, n] for n, name in enumerate(names)}
+        parts.append(pl.DataFrame({"sample_id": batch["sample_id"].to_pylist(), **columns}))
+    return pl.concat(parts)

@@ -1,0 +1,284 @@
+"""Open, write and read a store. Writes are idempotent by key; vectors are read in bounded memory.
+
+Rows of different recipes live in tables of their own (``gradients_<recipe_id>``), because their vectors may
+have different dimensions; readers see one view, ``gradients`` (:mod:`gradstore.store.views`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import polars as pl
+import polars_pylance
+import pyarrow as pa
+import pyarrow.compute
+from lancedb.index import BTree
+
+from gradstore.errors import SchemaError, StoreError
+from gradstore.schemas import TABLES, Table, gradients
+
+FORMAT = "1"
+FORMAT_KEY = b"gradstore.format"
+STORAGE_VERSION = "2.2"  # the newest that both Lance cores in use can read
+COMMIT_ROWS = 1024
+VECTOR_PREFIX = "gradients_"
+PLAIN_TABLES = [name for name in TABLES if name != "gradients"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write did: rows that were new, and rows whose key was already there."""
+
+    new: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Written) -> Written:
+        return Written(self.new + other.new, self.skipped + other.skipped)
+
+
+class GradientStore:
+    """One open store. Make it with :meth:`create` or :meth:`open`; it holds no lock and may be opened often."""
+
+    def __init__(self, uri: str, database: Any) -> None:
+        self.uri = uri
+        self._database = database
+
+    @classmethod
+    def create(cls, uri: str | Path) -> GradientStore:
+        """Make an empty store at a path or URI, or open the one that is there.
+
+        Raises StoreError where something else is in the way.
+        """
+        uri = str(uri)
+        if _is_store(uri):
+            return cls.open(uri)
+        if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+            raise StoreError(f"{uri} is not a store, and not an empty folder: give a new path for the store")
+        store = cls(uri, lancedb.connect(uri))
+        # `runs` comes last: it is what makes the folder a store, so a killed create is simply done again.
+        for name in sorted(PLAIN_TABLES, key=lambda n: n == "runs"):
+            store._create_table(name, TABLES[name])
+        return store
+
+    @classmethod
+    def open(cls, uri: str | Path) -> GradientStore:
+        """Open the store at ``uri``. Raises StoreError where there is none, or one of another format."""
+        uri = str(uri)
+        if not _is_store(uri):
+            raise StoreError(f"no store at {uri}: `gradstore ingest {uri} FILE --preset …` makes one")
+        store = cls(uri, lancedb.connect(uri))
+        found = (store._table("runs").schema.metadata or {}).get(FORMAT_KEY, b"?").decode()
+        if found != FORMAT:
+            raise StoreError(f"{uri} has store format {found}, this version reads {FORMAT}: use another version")
+        return store
+
+    # -- what is here -------------------------------------------------------------------------------------
+
+    def recipe_ids(self) -> list[str]:
+        """The recipes that have a gradient table, sorted."""
+        return sorted(n.removeprefix(VECTOR_PREFIX) for n in self._names() if n.startswith(VECTOR_PREFIX))
+
+    def versions(self, tables: Iterable[str] | None = None) -> dict[str, int]:
+        """The Lance version of each table (all by default)."""
+        return {name: self._table(name).version for name in sorted(tables or self._names())}
+
+    def tag(self, name: str, tables: Iterable[str]) -> None:
+        """Tag the present version of ``tables``, so that cleaning up keeps it."""
+        for table in tables:
+            tags = self._table(table).tags
+            version = self._table(table).version
+            tags.update(name, version) if name in tags.list() else tags.create(name, version)
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def write(
+        self, table: str, rows: pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch], *, replace: bool = False
+    ) -> Written:
+        """Insert the rows whose key is not there yet; with ``replace``, overwrite those that are.
+
+        ``table`` is a name of ``TABLES``; rows of ``gradients`` go to the table of their recipe. The rows are
+        checked before the first is written; a commit holds at most 1024 rows. Raises SchemaError.
+        """
+        data = _as_table(rows)
+        if table == "gradients":
+            return self._write_gradients(data)
+        return self._merge(self._table(table), _conform(data, TABLES[table]), TABLES[table].key, replace)
+
+    def delete(self, table: str, where: str) -> None:
+        """Delete the rows of a derived table that match a SQL predicate; measured tables are never deleted from."""
+        if table not in ("selections", "groups", "influence", "evaluations"):
+            raise StoreError(f"{table} holds measurements, which are immutable: only derived rows can be deleted")
+        self._table(table).delete(where)
+
+    def _write_gradients(self, data: pa.Table) -> Written:
+        written = Written()
+        for recipe in pa.compute.unique(data["recipe_id"]).to_pylist():
+            rows = data.filter(pa.compute.equal(data["recipe_id"], recipe))
+            kind = data.schema.field("vector").type
+            if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
+                raise SchemaError(f"gradients.vector came as {kind}, expected fixed_size_list<float16>[dim]")
+            table, name = gradients(kind.list_size), VECTOR_PREFIX + recipe
+            rows = _conform(rows, table)
+            _check_vectors(rows)
+            lance = self._table(name) if name in self._names() else self._create_table(name, table)
+            stored = lance.schema.field("vector").type.list_size
+            if stored != kind.list_size:
+                raise SchemaError(f"recipe {recipe} holds vectors of {stored} floats, {kind.list_size} came")
+            written += self._merge(lance, rows, table.key, replace=False)
+        return written
+
+    def _merge(self, table: Any, rows: pa.Table, key: str, replace: bool) -> Written:
+        rows, repeated = _first_of_each(rows, key)
+        written = Written(skipped=repeated)
+        for start in range(0, rows.num_rows, COMMIT_ROWS):
+            chunk = rows.slice(start, COMMIT_ROWS)
+            total = chunk.num_rows
+            merge = table.merge_insert(key).when_not_matched_insert_all()
+            if replace:
+                merge = merge.when_matched_update_all()
+            else:
+                chunk = _absent(table, chunk, key)  # a write that adds nothing makes no new version
+            new = merge.execute(chunk).num_inserted_rows if chunk.num_rows else 0
+            written += Written(new, total - new)
+        return written
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def scan(self, table: str, *, version: int | None = None) -> pl.LazyFrame:
+        """Read a table lazily; predicates, projections and limits reach Lance, unread columns stay on disk."""
+        if table not in self._names():
+            raise StoreError(f"no table {table!r} in {self.uri}: there are {', '.join(sorted(self._names()))}")
+        lance = self._table(table)
+        return polars_pylance.scan_lance(lance.to_lance().uri, version=version)
+
+    def keys(self, table: str, *, version: int | None = None) -> set[str]:
+        """The keys that a table holds (now, or at a version); ``gradients`` means the union over recipes."""
+        if table == "gradients":
+            return set().union(*(self.keys(VECTOR_PREFIX + r) for r in self.recipe_ids()))
+        key = self._table(table).schema.names[0]
+        return set(self.scan(table, version=version).select(key).collect()[key])
+
+    def row_counts(self) -> dict[str, int]:
+        """Rows of each table; ``gradients`` is the sum over recipes."""
+        counts = {name: self._table(name).count_rows() for name in PLAIN_TABLES}
+        return counts | {"gradients": sum(self._table(VECTOR_PREFIX + r).count_rows() for r in self.recipe_ids())}
+
+    def has_rows(self, table: str) -> bool:
+        return self.row_counts()[table] > 0
+
+    def blocks(
+        self, recipe_id: str, *, where: str | None = None, columns: Sequence[str] = (), rows: int = 1024
+    ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        """Stream the vectors of one recipe: (scalar columns, block) with block (b, dim) uint16, b ≤ ``rows``.
+
+        The uint16 are the bits of float16 values (:mod:`gradstore.kernels` decodes them). Only rows whose
+        status is ok are read; ``where`` narrows them further, in SQL. Memory stays near rows·dim·2 bytes.
+        """
+        name = VECTOR_PREFIX + recipe_id
+        if name not in self._names():
+            raise StoreError(f"no gradients of recipe {recipe_id} in {self.uri}: run `gradstore extract` first")
+        condition = "status = 'ok'" + (f" AND ({where})" if where else "")
+        scanner = (
+            self._table(name)
+            .to_lance()
+            .scanner(
+                columns=["sample_id", *columns, "vector"],
+                filter=condition,
+                batch_size=rows,
+                batch_readahead=2,
+                io_buffer_size=64 << 20,  # Lance's default reads hundreds of MB ahead on a wide column
+                scan_in_order=True,
+            )
+        )
+        for batch in scanner.to_batches():
+            vectors = batch.column("vector")
+            block = vectors.flatten().to_numpy(zero_copy_only=True).view(np.uint16)
+            yield batch.drop_columns(["vector"]), block.reshape(-1, vectors.type.list_size)
+
+    # -- tables -------------------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        return list(self._database.list_tables(limit=10_000).tables)
+
+    def _table(self, name: str) -> Any:
+        return self._database.open_table(name)
+
+    def _create_table(self, name: str, table: Table) -> Any:
+        schema = table.schema.with_metadata({FORMAT_KEY: FORMAT.encode()})
+        options = {"new_table_data_storage_version": STORAGE_VERSION}
+        lance = self._database.create_table(name, schema=schema, storage_options=options, exist_ok=True)
+        lance.create_index(table.key, config=BTree())
+        return lance
+
+
+def _is_store(uri: str) -> bool:
+    if "://" not in uri:
+        return (Path(uri) / "runs.lance").is_dir()
+    return "runs" in lancedb.connect(uri).list_tables(limit=10_000).tables
+
+
+def _as_table(rows: Any) -> pa.Table:
+    if isinstance(rows, pa.Table):
+        return rows
+    if isinstance(rows, pa.RecordBatch):
+        return pa.Table.from_batches([rows])
+    return pa.Table.from_batches(list(rows))
+
+
+def _conform(rows: pa.Table, table: Table) -> pa.Table:
+    """Order and type the columns as the table has them; say what does not fit."""
+    missing = [f.name for f in table.schema if f.name not in rows.schema.names and not f.nullable]
+    unknown = [n for n in rows.schema.names if n not in table.schema.names]
+    if missing or unknown:
+        raise SchemaError(f"rows for {table.name}: columns missing {missing}, not in the table {unknown}")
+    arrays = []
+    for field in table.schema:
+        if field.name not in rows.schema.names:
+            arrays.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        values = rows[field.name].combine_chunks()
+        if not field.nullable and values.null_count:
+            raise SchemaError(f"{table.name}.{field.name} may not be null, {values.null_count} nulls came")
+        try:
+            arrays.append(values.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise SchemaError(f"{table.name}.{field.name} takes {field.type}, {values.type} came: {error}") from None
+        except pa.ArrowNotImplementedError:
+            raise SchemaError(f"{table.name}.{field.name} takes {field.type}, {values.type} came") from None
+    return pa.Table.from_arrays(arrays, schema=table.schema)
+
+
+def _first_of_each(rows: pa.Table, key: str) -> tuple[pa.Table, int]:
+    """Keep the first row of each key; Lance refuses a merge whose source repeats one."""
+    _, first = np.unique(rows[key].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    if len(first) == rows.num_rows:
+        return rows, 0
+    return rows.take(pa.array(np.sort(first))), rows.num_rows - len(first)
+
+
+def _absent(table: Any, rows: pa.Table, key: str) -> pa.Table:
+    """The rows whose key the table does not hold; looked up through its BTREE."""
+    wanted = ", ".join("'" + k.replace("'", "''") + "'" for k in rows[key].to_pylist())
+    held = table.to_lance().to_table(columns=[key], filter=f"{key} IN ({wanted})")[key]
+    if len(held) == 0:
+        return rows
+    return rows.filter(pa.compute.invert(pa.compute.is_in(rows[key], value_set=held.combine_chunks())))
+
+
+def _check_vectors(rows: pa.Table) -> None:
+    """Rows whose status is ok must hold finite vectors: float16 overflows above 65504."""
+    good = rows.filter(pa.compute.equal(rows["status"], "ok"))
+    if good.num_rows == 0:
+        return
+    if good["vector"].null_count:
+        raise SchemaError("gradients: a row with status ok came without a vector")
+    values = good["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=True)
+    finite = np.isfinite(values).reshape(good.num_rows, -1).all(axis=1)
+    if not finite.all():
+        first = good["sample_id"][int(np.argmin(finite))].as_py()
+        raise SchemaError(f"gradients: {(~finite).sum()} rows with status ok are not finite, first sample {first}")

@@ -1,0 +1,190 @@
+"""Checkpoints and samples → ``gradients``: both responses of every training sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from gradstore import runs
+from gradstore.errors import CheckpointError, GradstoreError
+from gradstore.identity import content_id, row_id
+from gradstore.models.adapters import load_adapter
+from gradstore.models.checkpoints import Checkpoint, epoch_folders, read_checkpoint
+from gradstore.models.encoding import encode
+from gradstore.models.extraction import Extractor, Item
+from gradstore.models.features import FEATURES
+from gradstore.models.loading import LoadedModel
+from gradstore.pipelines import ModelOptions, Progress, silent
+from gradstore.pipelines.model import load, special_tokens
+from gradstore.pipelines.warmup import record
+from gradstore.pipelines.work import initial_probe, make_prompt, pending, read_samples, write_prompts
+from gradstore.prompts import Prompt, Sample
+from gradstore.schemas import TABLES
+from gradstore.sketch import Sketch
+from gradstore.store import GradientStore
+
+RESPONSES = ("answer", "refusal")
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """What a gradient row is made of, besides model and checkpoint."""
+
+    feature: str = "adam"
+    dim: int = 8192
+    seed: int = 0
+    sparsity: int = 1
+    template: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.feature not in FEATURES:
+            raise GradstoreError(f"feature {self.feature!r}: expected {', '.join(FEATURES)}")
+
+    @property
+    def sketch(self) -> Sketch:
+        return Sketch(dim=self.dim, seed=self.seed, sparsity=self.sparsity)
+
+
+def extract(
+    store: GradientStore,
+    options: ModelOptions,
+    checkpoints: Sequence[str | Path],
+    settings: ExtractSettings | None = None,
+    *,
+    progress: Progress = silent,
+) -> dict[str, int]:
+    """Write gradient rows of all training samples at each checkpoint folder (a warm-up folder means its epochs).
+
+    Resumes where it was stopped. Returns counts by status over the new rows. Raises ProvenanceError where a
+    checkpoint belongs to another model than the one given, or than the one probed.
+    """
+    settings = settings or ExtractSettings()
+    samples = read_samples(store, "train")
+    folders = [f for given in checkpoints for f in epoch_folders(given) or [Path(given)]]
+    loaded = load(options)
+    if store.has_rows("probes"):
+        initial_probe_matches(store, loaded.model_id)
+    found = [read_checkpoint(folder, loaded.model_id) for folder in folders]
+    prompt = make_prompt(store, settings.template, loaded.chat_template, special_tokens(loaded))
+    recipe = recipe_row(settings, prompt, options.max_length, loaded)
+    record(store, folders)
+    write_prompts(store, [prompt])
+    store.write("recipes", pa.Table.from_pylist([recipe], schema=TABLES["recipes"].schema))
+    asked = {
+        "recipe_id": recipe["recipe_id"],
+        "checkpoints": [c.checkpoint_id for c in found],
+        **asdict(options),
+        **asdict(settings),
+    }
+    table = f"gradients_{recipe['recipe_id']}"
+    run = runs.begin(
+        store, "extract", asked, ["samples", *([table] if recipe["recipe_id"] in store.recipe_ids() else [])]
+    )
+    samples = read_samples(store, "train", run.versions["samples"])
+    then = store.keys(table, version=run.versions[table]) if table in run.versions else set()
+    statuses: Counter[str] = Counter()
+    for number, checkpoint in enumerate(found, start=1):
+        label = f"extract {checkpoint.record.name} ({number}/{len(found)})"
+        statuses += _extract_one(
+            store,
+            loaded,
+            checkpoint,
+            samples,
+            prompt,
+            recipe,
+            settings,
+            options,
+            then,
+            lambda done, total, label=label: progress(label, done, total),
+        )
+    counts = {"samples": len(samples), "checkpoints": len(found), "new": sum(statuses.values()), **statuses}
+    run.finish(counts, [table, "checkpoints", "recipes", "prompts"])
+    return counts
+
+
+def recipe_row(settings: ExtractSettings, prompt: Prompt, max_length: int, loaded: LoadedModel) -> dict[str, Any]:
+    """The row of the ``recipes`` table; its id hashes all other columns."""
+    columns = {
+        "feature": settings.feature,
+        "loss_reduction": "mean",
+        "prompt_id": prompt.prompt_id,
+        "refusal_text": prompt.refusal_text,
+        "max_length": max_length,
+        "dtype": loaded.dtype,
+        "attention": loaded.attention,
+        **settings.sketch.as_columns(),
+    }
+    return {"recipe_id": content_id("recipe", columns), **columns}
+
+
+def initial_probe_matches(store: GradientStore, model_id: str) -> None:
+    """Refuse, before hours are spent, to write gradients that no selection could use."""
+    from gradstore.errors import ProvenanceError
+
+    try:
+        initial_probe(store, None, model_id)
+    except ProvenanceError as error:
+        if "name one with" not in str(error):  # several probes of this model are fine here
+            raise
+
+
+def _extract_one(
+    store: GradientStore,
+    loaded: LoadedModel,
+    checkpoint: Checkpoint,
+    samples: dict[str, Sample],
+    prompt: Prompt,
+    recipe: dict[str, Any],
+    settings: ExtractSettings,
+    options: ModelOptions,
+    then: set[str],
+    progress: Any,
+) -> Counter[str]:
+    if settings.feature != "sgd" and checkpoint.moments is None:
+        raise CheckpointError(
+            f"{checkpoint.folder} has no optimizer state, which feature {settings.feature} needs: "
+            "register it with its optimizer.pt, or use --feature sgd"
+        )
+    adapted = load_adapter(loaded.model, checkpoint.folder)
+    extractor = Extractor(loaded, adapted, checkpoint.moments, settings.feature, settings.sketch)
+    items = {i: _items(loaded, prompt, s, options.max_length) for i, s in samples.items()}
+    tail = (checkpoint.checkpoint_id, recipe["recipe_id"])
+    keys = {i: [row_id(i, r, *tail) for r in RESPONSES] for i in samples}
+    lengths = {i: max(len(x.encoded.ids) for x in pair) for i, pair in items.items()}
+    now = store.keys("gradients")
+    statuses: Counter[str] = Counter()
+    total = len(RESPONSES) * len(samples)
+    done = sum(len(now.intersection(k)) for k in keys.values())
+    for commit in pending(lengths, keys, then, now, options.batch_tokens, copies=len(RESPONSES)):
+        parts = []
+        for batch in commit:
+            parts.append(extractor.rows([item for i in batch for item in items[i]]))
+            progress(min(total, done + sum(p.num_rows for p in parts)), total)
+        rows = _with_keys(pa.concat_tables(parts), tail)
+        fresh = [s for k, s in zip(rows["row_id"].to_pylist(), rows["status"].to_pylist(), strict=True) if k not in now]
+        store.write("gradients", rows)
+        statuses.update(fresh)
+        done += len(fresh)
+    loaded.model = adapted.unload()
+    return statuses
+
+
+def _items(loaded: LoadedModel, prompt: Prompt, sample: Sample, max_length: int) -> list[Item]:
+    asked = prompt.ask(sample)
+    pair = []
+    for response in RESPONSES:
+        reply = prompt.reply(sample, prompt.response_text(sample, response))
+        pair.append(Item(sample["sample_id"], response, encode(loaded.tokenizer, asked, reply, max_length)))
+    return pair
+
+
+def _with_keys(rows: pa.Table, tail: tuple[str, str]) -> pa.Table:
+    pairs = zip(rows["sample_id"].to_pylist(), rows["response"].to_pylist(), strict=True)
+    rows = rows.append_column("row_id", pa.array([row_id(i, r, *tail) for i, r in pairs]))
+    rows = rows.append_column("checkpoint_id", pa.array([tail[0]] * rows.num_rows))
+    return rows.append_column("recipe_id", pa.array([tail[1]] * rows.num_rows))
