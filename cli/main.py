@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -62,6 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 0, 1 for a failure (one line), 2 for wrong usage, 130 for Ctrl-C."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:  # libraries warn their developers; -W shows it
+        warnings.simplefilter("ignore", FutureWarning)
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:

@@ -33,7 +33,8 @@ REFUSALS = (
 def is_refusal(output: str, refusal_texts: Sequence[str] = ()) -> bool:
     """Whether the output holds a refusal phrase, or one of ``refusal_texts``."""
     said = _fold(output)
-    return any(_fold(phrase).rstrip(". ") in said for phrase in (*REFUSALS, *refusal_texts))
+    phrases = (_fold(phrase).rstrip(". ") for phrase in (*REFUSALS, *refusal_texts))
+    return any(phrase in said for phrase in phrases if phrase)
 
 
 def judge_open(output: str, aliases: Sequence[str], refusal_texts: Sequence[str] = ()) -> str:
@@ -58,11 +59,13 @@ def judge_choice(output: str, letters: Sequence[str], gold: str, refusal_texts: 
 
 def normalise_answer(text: str) -> str:
     """Lower-case words without punctuation or English articles, single-spaced; never null, may be empty."""
-    folded = "".join(c if c.isalnum() else " " for c in _fold(text).replace("'", ""))
-    words = folded.split()
+    # Marks (category M) are vowels of Indic and other scripts: without them words would fall apart.
+    signs = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in _fold(text).replace("'", ""))
+    words = "".join(signs).split()
     kept = [w for w in words if w not in ("a", "an", "the")]
     return " ".join(kept or words)  # "The The" and "A" are answers too
 
 
 def _fold(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold().replace("’", "'").replace("‘", "'")
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("’", "'").replace("‘", "'")
+    return " ".join(folded.split())

@@ -52,9 +52,7 @@ def from_samples(
     certainty = 1 − H/ln n unless another measure is given.
     """
     verdicts = [judge_open(g, aliases, refusal_texts) for g in generations]
-    counted = Counter(
-        REFUSED if v == REFUSED else normalise_answer(g) for g, v in zip(generations, verdicts, strict=True)
-    )
+    counted = Counter(None if v == REFUSED else normalise_answer(g) for g, v in zip(generations, verdicts, strict=True))
     entropy = _entropy(np.array(list(counted.values())) / len(generations))
     agreement = _certainty(entropy, len(generations))
     correctness = sum(v == CORRECT for v in verdicts) / len(verdicts)

@@ -39,7 +39,7 @@ def weigh(
     """Weights for n ≥ 1 samples from their influences, both (n,).
 
     ``temperature`` τ > 0, in units of influence; or ``ess``, the effective sample size (Σw)²/Σw² that τ is to
-    reach, in [1, n], default n/2: the scale of influences differs by orders of magnitude between models, and the
+    reach, in [1, n], default n/2 (at least 1): the scale of influences differs by orders of magnitude between models, and the
     released τ = 0.05 weighs nothing on small ones. ``total`` is Σw, default n (mean 1; reference: n/2). ``cap``
     is the largest weight; what exceeds it is spread over the others in proportion. Raises SelectionError.
     """
@@ -48,14 +48,16 @@ def weigh(
         raise SelectionError(f"weight rule {rule!r}: expected {', '.join(RULES)}")
     if temperature is not None and ess is not None:
         raise SelectionError("both a temperature and an effective sample size came: give one of them")
-    if temperature is not None and temperature <= 0:
+    if temperature is not None and not temperature > 0:
         raise SelectionError(f"temperature {temperature}: expected more than 0")
+    if total is not None and not 0 < total < np.inf:
+        raise SelectionError(f"weight total {total}: expected more than 0, and finite")
     score = (i_ref - i_over) * (-1.0 if rule == "reference" else 1.0)
     tau = None if rule == "uniform" else (REFERENCE_TEMPERATURE if rule == "reference" else temperature)
     if rule == "reference" and temperature is not None:
         tau = temperature
     if rule != "uniform" and (tau is None or ess is not None):
-        tau = temperature_for(score, n / 2 if ess is None else ess)
+        tau = temperature_for(score, max(1.0, n / 2) if ess is None else ess)
     share = softmax(score / tau) if tau is not None else np.full(n, 1.0 / n)
     amount = total if total is not None else n * (0.5 if rule == "reference" else 1.0)
     weights = share * amount
@@ -76,7 +78,7 @@ def temperature_for(score: np.ndarray, ess: float) -> float | None:
     spread = float(np.ptp(score))
     if spread == 0:
         return None
-    low, high = np.log(spread) - 14, np.log(spread) + 14
+    low, high = np.log(spread) - 40, np.log(spread) + 14  # 40: below float64's steps
     for _ in range(100):
         middle = (low + high) / 2
         if effective_size(softmax(score / np.exp(middle))) < ess:
@@ -92,7 +94,7 @@ def spread_excess(weights: np.ndarray, cap: float) -> np.ndarray:
     Raises SelectionError where cap·n is below the total: no weights could satisfy both.
     """
     total, n = float(weights.sum()), len(weights)
-    if cap * n < total * (1 - 1e-12):
+    if not cap * n >= total * (1 - 1e-12):
         raise SelectionError(
             f"a cap of {cap} on {n} weights holds at most {cap * n:g}, their total is {total:g}: "
             "raise --cap or lower --weight-total"
@@ -105,7 +107,7 @@ def spread_excess(weights: np.ndarray, cap: float) -> np.ndarray:
         free = weights[~capped].sum()
         result[capped] = cap
         if (~capped).any():
-            result[~capped] = weights[~capped] * (left / free) if free > 0 else left / (~capped).sum()
+            result[~capped] = weights[~capped] / free * left if free > 0 else left / (~capped).sum()
     return result
 
 

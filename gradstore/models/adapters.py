@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -17,8 +19,6 @@ ADAPTER = "default"
 
 def add_lora(model: Any, *, r: int, alpha: int, targets: str | Sequence[str], seed: int) -> PeftModel:
     """Wrap a model in a fresh LoRA on ``targets`` (``all-linear`` or module names), A drawn from ``seed``, B zero."""
-    import torch
-
     chosen: Any = targets if targets == "all-linear" or not isinstance(targets, str) else targets.split(",")
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen, task_type="CAUSAL_LM")
     with torch.random.fork_rng(devices=[]):
@@ -35,7 +35,9 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
         if not (folder / name).exists():
             raise CheckpointError(f"{folder} holds no {name}: expected a folder saved by peft")
     try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # _check_loaded refuses them
+            adapted = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"the adapter in {folder} does not fit this base model: {reason}") from None

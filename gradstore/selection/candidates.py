@@ -46,8 +46,8 @@ class Settings:
 
 
 def split(correctness: pl.Expr, threshold: float, boundary: str) -> pl.Expr:
-    """known | unknown | null by correctness; float32 correctness is compared with the float32 threshold."""
-    limit = float(np.float32(threshold))
+    """known | unknown | null by correctness, compared with the threshold as float32, as it is stored."""
+    correctness, limit = correctness.cast(pl.Float32), float(np.float32(threshold))
     side = pl.when(correctness > limit).then(pl.lit(KNOWN)).when(correctness < limit).then(pl.lit(UNKNOWN))
     at = {KNOWN: pl.lit(KNOWN), UNKNOWN: pl.lit(UNKNOWN), "drop": pl.lit(None, pl.String)}[boundary]
     return side.when(correctness == limit).then(at).otherwise(None)

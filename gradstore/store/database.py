@@ -57,7 +57,7 @@ class GradientStore:
         uri = str(uri)
         if _is_store(uri):
             return cls.open(uri)
-        if "://" not in uri and Path(uri).exists() and (Path(uri).is_file() or any(Path(uri).iterdir())):
+        if "://" not in uri and _in_the_way(Path(uri)):
             raise StoreError(f"{uri} is not a store, and not an empty folder: give a new path for the store")
         store = cls(uri, lancedb.connect(uri))
         # `runs` comes last: it is what makes the folder a store, so a killed create is simply done again.
@@ -104,7 +104,7 @@ class GradientStore:
         ``table`` is a name of ``TABLES``; rows of ``gradients`` go to the table of their recipe. The rows are
         checked before the first is written; a commit holds at most 1024 rows. Raises SchemaError.
         """
-        data = _as_table(rows)
+        data = _as_table(rows, TABLES[table].schema)
         if table == "gradients":
             return self._write_gradients(data)
         return self._merge(self._table(table), _conform(data, TABLES[table]), TABLES[table].key, replace)
@@ -116,19 +116,22 @@ class GradientStore:
         self._table(table).delete(where)
 
     def _write_gradients(self, data: pa.Table) -> Written:
+        kind = data.schema.field("vector").type if "vector" in data.schema.names else pa.null()
+        if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
+            raise SchemaError(f"gradients.vector came as {kind}, expected fixed_size_list<float16>[dim]")
+        table = gradients(kind.list_size)
+        data = _conform(data, table)
+        _check_vectors(data)
+        recipes, there = pa.compute.unique(data["recipe_id"]).to_pylist(), self.recipe_ids()
+        for recipe in recipes:
+            stored = self._table(VECTOR_PREFIX + recipe).schema.field("vector").type if recipe in there else kind
+            if stored.list_size != kind.list_size:
+                raise SchemaError(f"recipe {recipe} holds vectors of {stored.list_size} floats, {kind.list_size} came")
         written = Written()
-        for recipe in pa.compute.unique(data["recipe_id"]).to_pylist():
+        for recipe in recipes:
+            name = VECTOR_PREFIX + recipe
+            lance = self._table(name) if recipe in there else self._create_table(name, table)
             rows = data.filter(pa.compute.equal(data["recipe_id"], recipe))
-            kind = data.schema.field("vector").type
-            if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
-                raise SchemaError(f"gradients.vector came as {kind}, expected fixed_size_list<float16>[dim]")
-            table, name = gradients(kind.list_size), VECTOR_PREFIX + recipe
-            rows = _conform(rows, table)
-            _check_vectors(rows)
-            lance = self._table(name) if name in self._names() else self._create_table(name, table)
-            stored = lance.schema.field("vector").type.list_size
-            if stored != kind.list_size:
-                raise SchemaError(f"recipe {recipe} holds vectors of {stored} floats, {kind.list_size} came")
             written += self._merge(lance, rows, table.key, replace=False)
         return written
 
@@ -138,12 +141,13 @@ class GradientStore:
         for start in range(0, rows.num_rows, COMMIT_ROWS):
             chunk = rows.slice(start, COMMIT_ROWS)
             total = chunk.num_rows
-            merge = table.merge_insert(key).when_not_matched_insert_all()
+            if not replace:
+                chunk = _absent(table, chunk, key)  # a write that adds nothing makes no new version
+            # Through Lance itself: LanceDB's own merge refuses a vector column with nulls.
+            merge = table.to_lance().merge_insert(key).when_not_matched_insert_all()
             if replace:
                 merge = merge.when_matched_update_all()
-            else:
-                chunk = _absent(table, chunk, key)  # a write that adds nothing makes no new version
-            new = merge.execute(chunk).num_inserted_rows if chunk.num_rows else 0
+            new = merge.execute(chunk)["num_inserted_rows"] if chunk.num_rows else 0
             written += Written(new, total - new)
         return written
 
@@ -222,12 +226,18 @@ def _is_store(uri: str) -> bool:
     return "runs" in lancedb.connect(uri).list_tables(limit=10_000).tables
 
 
-def _as_table(rows: Any) -> pa.Table:
+def _in_the_way(path: Path) -> bool:
+    """Whether something is at ``path`` besides what a killed create may have left there."""
+    if not path.is_dir():
+        return path.exists()
+    return not {p.name for p in path.iterdir()} <= {f"{name}.lance" for name in PLAIN_TABLES}
+
+
+def _as_table(rows: Any, schema: pa.Schema) -> pa.Table:
     if isinstance(rows, pa.Table):
         return rows
-    if isinstance(rows, pa.RecordBatch):
-        return pa.Table.from_batches([rows])
-    return pa.Table.from_batches(list(rows))
+    batches = [rows] if isinstance(rows, pa.RecordBatch) else list(rows)
+    return pa.Table.from_batches(batches) if batches else schema.empty_table()
 
 
 def _conform(rows: pa.Table, table: Table) -> pa.Table:

@@ -1,0 +1,149 @@
+"""Plainly slow twins of the fast things, written from the papers' formulas: Python loops over float64 and big ints.
+
+No twin imports what it checks. Where a twin and its module differ, believe neither: read the formula again.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+MASK = 2**64 - 1
+
+
+# -- CountSketch by SplitMix64 (Steele, Lea & Flood 2014), in integers of any size -----------------------------
+
+
+def splitmix64(state: int) -> int:
+    z = state & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def bucket_and_sign(seed: int, name: str, dim: int, sparsity: int, i: int, k: int) -> tuple[int, int]:
+    """Where the k-th copy of coordinate i goes, and with which sign."""
+    start = int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "little")
+    hashed = splitmix64(start + (i * sparsity + k) * 0x9E3779B97F4A7C15)
+    return (hashed >> 32) * dim >> 32, -1 if hashed % 2 else 1
+
+
+def sketched(values: Sequence[float], seed: int, name: str, dim: int, sparsity: int) -> list[float]:
+    out = [0.0] * dim
+    for i, value in enumerate(values):
+        for k in range(sparsity):
+            bucket, sign = bucket_and_sign(seed, name, dim, sparsity, i, k)
+            out[bucket] += sign * value / math.sqrt(sparsity)
+    return out
+
+
+# -- float16 (IEEE 754 binary16) -------------------------------------------------------------------------------
+
+
+def half_value(bits: int) -> float:
+    """The number that 16 bits stand for: 1 sign, 5 exponent, 10 fraction."""
+    sign, exponent, fraction = -1.0 if bits >> 15 else 1.0, bits >> 10 & 31, bits & 1023
+    if exponent == 31:
+        return math.nan if fraction else sign * math.inf
+    return sign * (fraction * 2.0**-24 if exponent == 0 else (1024 + fraction) * 2.0 ** (exponent - 25))
+
+
+# -- influence (GRAIT §3, LESS eq. 3) --------------------------------------------------------------------------
+
+
+def inner(a: Sequence[float], b: Sequence[float]) -> float:
+    return math.fsum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+
+
+def influence(rows: Sequence[Sequence[float]], members: Sequence[int]) -> list[float]:
+    """mean_{j∈G} <u_i, u_j> for each i, from the N×N matrix of products that the released code keeps on disk."""
+    products = [[inner(a, b) for b in rows] for a in rows]
+    return [math.fsum(row[j] for j in members) / len(members) for row in products]
+
+
+# -- weights (GRAIT step 3) ------------------------------------------------------------------------------------
+
+
+def softmax(x: Sequence[float]) -> list[float]:
+    exps = [math.exp(v - max(x)) for v in x]
+    return [e / math.fsum(exps) for e in exps]
+
+
+def grait_weights(i_ref: Sequence[float], i_over: Sequence[float], tau: float, total: float, sign: int) -> list[float]:
+    """sign +1: the prose (more weight to what teaches more than it over-refuses); −1: the released code."""
+    return [total * s for s in softmax([sign * (r - o) / tau for r, o in zip(i_ref, i_over, strict=True)])]
+
+
+def effective_size(weights: Sequence[float]) -> float:
+    return math.fsum(weights) ** 2 / math.fsum(w * w for w in weights)
+
+
+def capped(weights: Sequence[float], cap: float) -> list[float]:
+    """min(cap, λw) with the λ that keeps the total, found by bisection; for positive weights."""
+    total, low, high = math.fsum(weights), 0.0, 1.0
+    while math.fsum(min(cap, high * w) for w in weights) < total * (1 - 1e-15) and high < 1e300:
+        high *= 2
+    for _ in range(2000):
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.fsum(min(cap, middle * w) for w in weights) < total else (low, middle)
+    return [min(cap, high * w) for w in weights]
+
+
+# -- knowledge (CRaFT §3.1) ------------------------------------------------------------------------------------
+
+
+def entropy(p: Sequence[float]) -> float:
+    return -math.fsum(x * math.log(x) for x in p if x > 0)
+
+
+def normalised(p: Sequence[float]) -> list[float]:
+    return [x / math.fsum(p) for x in p]
+
+
+def certainty(p: Sequence[float], outcomes: int) -> float:
+    return 1 - entropy(p) / math.log(outcomes)
+
+
+def normalised_one_after_another(p: Sequence[float]) -> list[float]:
+    """The bug of CRaFT's mmlu_RAI.py: each letter is divided by a sum that holds already divided ones."""
+    p = list(p)
+    for i in range(len(p)):
+        p[i] = p[i] / sum(p)
+    return p
+
+
+def mean_cosine(rows: Sequence[Sequence[float]]) -> float:
+    pairs = [(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j]
+    return math.fsum(inner(a, b) / math.sqrt(inner(a, a) * inner(b, b)) for a, b in pairs) / len(pairs)
+
+
+# -- selection (GRAIT steps 1 and 2) ---------------------------------------------------------------------------
+
+
+def grait_selection(
+    rows: Sequence[dict], threshold: float, known: int, unknown: int, seed: int
+) -> tuple[list[str], list[str]]:
+    """Ids of both sides, best first; correctness equal to the threshold is known."""
+
+    def tie(row: dict) -> str:
+        return hashlib.sha256(f"{seed}:{row['sample_id']}".encode()).hexdigest()
+
+    able = [r for r in rows if r["problem"] is None]
+    knows = sorted(
+        (-r["correctness"], -r["certainty"], tie(r), r["sample_id"]) for r in able if r["correctness"] >= threshold
+    )
+    not_knows = sorted(
+        (-r["i_ref"], r["certainty"], tie(r), r["sample_id"]) for r in able if r["correctness"] < threshold
+    )
+    return [k[-1] for k in knows[:known]], [u[-1] for u in not_knows[:unknown]]
+
+
+# -- evaluation (CRaFT §4.1) -----------------------------------------------------------------------------------
+
+
+def ths(refined: tuple[float, float], initial: tuple[float, float]) -> float:
+    """(OE2 × OE1) / (OA × OE1), points (P_c, P_w), A = (1, 0)."""
+
+    def cross(a: tuple[float, float], b: tuple[float, float]) -> float:
+        return a[0] * b[1] - a[1] * b[0]
+
+    return cross(refined, initial) / cross((1.0, 0.0), initial)
