@@ -6,12 +6,11 @@ import importlib
 import os
 import sys
 import warnings
-from typing import Any
 
 import click
 
 from gradstore import __version__
-from gradstore.errors import GradstoreError
+from gradstore.errors import GradstoreError, MissingExtra
 
 # command → (module of gradstore.cli, one line of help); the module is imported when the command is named.
 COMMANDS = {
@@ -28,6 +27,19 @@ COMMANDS = {
     "evaluate": ("evaluate", "Ask a model the test questions and judge its answers."),
     "info": ("info", "What is in a store: tables, runs, selections."),
     "lab": ("lab", "Models with a known boundary of knowledge, trained on the spot."),
+}
+
+
+# package → (its name on the package index, the extra that brings it)
+EXTRAS = {
+    "torch": ("torch", "extract"),
+    "transformers": ("transformers", "extract"),
+    "peft": ("peft", "extract"),
+    "safetensors": ("safetensors", "extract"),
+    "accelerate": ("accelerate", "extract"),
+    "tokenizers": ("tokenizers", "extract"),
+    "datasets": ("datasets", "hf"),
+    "trl": ("trl", "trl"),
 }
 
 
@@ -82,16 +94,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except Exception as error:
-        if debug or not _expected(error):
+    except ModuleNotFoundError as error:
+        if debug or error.name not in EXTRAS:
+            raise
+        click.echo(f"error: {MissingExtra(*EXTRAS[error.name], 'this command')}", err=True)
+        sys.exit(1)
+    except OSError as error:  # of the machine rather than of the program: a full disk, a missing permission
+        if debug:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-
-
-def _expected(error: Exception) -> Any:
-    """Failures of the machine rather than of the program: a full disk, a missing permission."""
-    return isinstance(error, OSError)
 
 
 if __name__ == "__main__":

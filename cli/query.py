@@ -29,12 +29,12 @@ def command(store: str, sql: str, kind: str, as_json: bool, out: str | None) -> 
 
     Example: gradstore query S "SELECT role, count(*) AS n FROM samples GROUP BY role" --json
     """
-    from gradstore.store import GradientStore, query
+    from gradstore.store import GradientStore, run_query
 
     kind = "json" if as_json else kind
     if kind in BINARY and out is None:
         raise click.UsageError(f"--format {kind} needs --out FILE")
-    frame = query(GradientStore.open(store), sql).collect()
+    frame = run_query(GradientStore.open(store), sql)
     if out is None:
         click.echo(_text(frame, kind).rstrip("\n"))
         return

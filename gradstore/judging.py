@@ -50,8 +50,9 @@ def judge_choice(output: str, letters: Sequence[str], gold: str, refusal_texts: 
     """correct | wrong | refused | unparsed, for the option that the output names."""
     if is_refusal(output, refusal_texts):
         return REFUSED
-    option = rf"\(?([{''.join(letters)}])(?![\w'’])"
-    found = re.match(rf"\s*{option}", output) or re.search(rf"(?i:answer(?: is|:))\s*{option}", output)
+    # The letter stands alone: "B", "(B)", "**B.**", "B. carbon"; but "A dog" is an article and its noun.
+    option = rf"[\s(*]*([{''.join(letters)}])(?=[).:,*]|\s*$|\s*\n)"
+    found = re.match(option, output) or re.search(rf"(?i:answer(?: is|:)){option}", output)
     if found is None:
         return UNPARSED
     return CORRECT if found.group(1) == gold else WRONG
@@ -59,9 +60,11 @@ def judge_choice(output: str, letters: Sequence[str], gold: str, refusal_texts: 
 
 def normalise_answer(text: str) -> str:
     """Lower-case words without punctuation or English articles, single-spaced; never null, may be empty."""
+    folded = re.sub(r"(?<=\d),(?=\d{3})", "", _fold(text).replace("'", ""))  # 1,000 is 1000
+    folded = re.sub(r"([\u3040-\u30ff\u3400-\u9fff])", r" \1 ", folded)  # no spaces between Han and kana words
+    folded = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", folded)  # 3.5 does not hold a 3
     # Marks (category M) are vowels of Indic and other scripts: without them words would fall apart.
-    signs = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in _fold(text).replace("'", ""))
-    words = "".join(signs).split()
+    words = "".join(c if c.isalnum() or c == "." or unicodedata.category(c)[0] == "M" else " " for c in folded).split()
     kept = [w for w in words if w not in ("a", "an", "the")]
     return " ".join(kept or words)  # "The The" and "A" are answers too
 

@@ -39,9 +39,10 @@ def weigh(
     """Weights for n ≥ 1 samples from their influences, both (n,).
 
     ``temperature`` τ > 0, in units of influence; or ``ess``, the effective sample size (Σw)²/Σw² that τ is to
-    reach, in [1, n], default n/2 (at least 1): the scale of influences differs by orders of magnitude between models, and the
-    released τ = 0.05 weighs nothing on small ones. ``total`` is Σw, default n (mean 1; reference: n/2). ``cap``
-    is the largest weight; what exceeds it is spread over the others in proportion. Raises SelectionError.
+    reach, in [1, n], default n/2 (at least 1): the scale of influences differs by orders of magnitude between
+    models, and the released τ = 0.05 weighs nothing on small ones. ``total`` is Σw > 0, default n (mean 1;
+    reference: n/2). ``cap`` is the largest weight; what exceeds it is spread over the others in proportion.
+    Raises SelectionError.
     """
     n = len(i_ref)
     if rule not in RULES:

@@ -67,7 +67,7 @@ def select(candidates: pl.DataFrame, settings: Settings) -> tuple[pl.DataFrame, 
         pl.Series("order", order, pl.String),
         split(pl.col("correctness"), settings.threshold, settings.boundary).alias("knowledge"),
     )
-    usable = frame.filter(pl.col("problem").is_null() & pl.col("knowledge").is_not_null())
+    usable = frame.filter(pl.col("problem").is_null())
     warnings: list[str] = []
     if method.blind:
         ranked = method.known(usable)
@@ -103,7 +103,7 @@ def _cut(ranked: pl.DataFrame, count: int, side: str, settings: Settings, warnin
     if ranked.height < count:
         message = f"{count} {side} samples were asked for, {ranked.height} are usable"
         if settings.strict or ranked.height == 0:
-            raise SelectionError(f"{message}: ask for fewer, or leave out --strict to take them all")
+            raise SelectionError(f"{message}: ask for fewer of either side, or leave out --strict to take them all")
         warnings.append(f"{message}: all are taken")
     rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int32)
     return ranked.head(count).with_columns(rank=rank, side=pl.lit(side))

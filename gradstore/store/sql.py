@@ -37,12 +37,22 @@ def query(store: GradientStore, sql: str) -> pl.LazyFrame:
     except pl.exceptions.ColumnNotFoundError as error:
         raise QueryError(_first_line(error)) from None  # Polars lists the columns there are
     except (pl.exceptions.PolarsError, pl.exceptions.SQLInterfaceError) as error:
-        raise QueryError(f"this query cannot be run: {_first_line(error)}; {_columns(sql, tables)}") from None
+        hint = _columns(sql, tables) or WAY_OUT
+        raise QueryError(f"this query cannot be run: {_first_line(error)}; {hint}") from None
     # Lance tables are Python scans; any other kind of scan reads a file.
     foreign = set(re.findall(r"^\s*(\w+) SCAN ", plan, flags=re.MULTILINE)) - {"PYTHON"}
     if foreign or not len(schema):
         raise QueryError(f"this query reads something besides the store's tables: {WAY_OUT}")
     return frame
+
+
+def run_query(store: GradientStore, sql: str) -> pl.DataFrame:
+    """Plan and run ``sql``. Raises QueryError, also for what only shows in the data (a cast, a pattern)."""
+    frame = query(store, sql)
+    try:
+        return frame.collect()
+    except pl.exceptions.PolarsError as error:
+        raise QueryError(f"this query failed on the data: {_first_line(error)}") from None
 
 
 def check(sql: str, tables: list[str]) -> None:

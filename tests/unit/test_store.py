@@ -17,9 +17,15 @@ from gradstore.schemas import TABLES
 from gradstore.store import GradientStore, Written, query
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory) -> Path:
+    return Path(GradientStore.create(tmp_path_factory.mktemp("empty") / "store").uri)
+
+
 @pytest.fixture
-def store(tmp_path) -> GradientStore:
-    return GradientStore.create(tmp_path / "store")
+def store(empty, tmp_path) -> GradientStore:
+    """An empty store of one's own; copying one is faster than making it."""
+    return GradientStore.open(shutil.copytree(empty, tmp_path / "store"))
 
 
 def samples(ids, **columns) -> pa.Table:
@@ -265,9 +271,8 @@ def test_blocks_leave_out_rows_that_are_not_ok_also_under_an_or(store):
     table = vectors(list("abcde"), status=status)
     store.write("gradients", table)
     assert streamed(store) == {i: v for i, v in written(table).items() if i in "ac"}
-    assert set(streamed(store, where="sample_id = 'b' OR sample_id = 'c'")) == {"c"}, (
-        "OR let in a row without status ok"
-    )
+    for where in ("sample_id = 'b' OR sample_id = 'c'", "sample_id = 'c' OR sample_id = 'b'"):
+        assert set(streamed(store, where=where)) == {"c"}, "OR let in a row whose status is not ok"
 
 
 def test_blocks_narrow_by_where_and_carry_the_columns_asked_for(store):
@@ -407,7 +412,7 @@ folder = pathlib.Path(uri).parent
 while len(list(folder.glob("ready-*"))) < 2:
     time.sleep(0.005)
 total = Written()
-for start in range(0, 40, 8):
+for start in range(0, 24, 8):
     ids = [f"s{i:02}" for i in range(start, start + 8)]
     member = [{"row_id": i, "group_id": me, "sample_id": i, "name": "n", "definition": ""} for i in ids]
     total += store.write("groups", pa.Table.from_pylist(member, schema=TABLES["groups"].schema))
@@ -426,6 +431,6 @@ def test_two_writers_of_the_same_new_keys_store_each_once(store):
     for table in ("groups", "gradients_r"):
         held = store.scan(table).collect()["row_id"].to_list()
         assert sorted(held) == sorted(set(held)), "a key is stored twice: Lance was not told what the key is"
-        assert len(held) == 40
-    assert sum(new for new, _ in counts) == 80, f"the writers say they added {counts}, 80 rows are there"
-    assert [sum(c) for c in counts] == [80, 80]
+        assert len(held) == 24
+    assert sum(new for new, _ in counts) == 48, f"the writers say they added {counts}, 48 rows are there"
+    assert [sum(c) for c in counts] == [48, 48]
