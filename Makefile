@@ -14,7 +14,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[extract,trl,text,dev]'
 	touch $@
 
-demo: $(STAMP)  ## the whole story on a model trained on the spot
+demo: $(STAMP)  ## the whole story on a model trained on the spot, in ./demo
+	rm -rf demo
 	$(BIN)/gradstore demo
 
 test: $(STAMP)  ## the tests, under ten minutes on two cores
@@ -31,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 typecheck: $(STAMP)  ## the installed tree: type checkers cannot follow the folder mapping
-	rm -rf build/typed
+	rm -rf build
 	$(PIP) install --no-deps --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gradstore
 

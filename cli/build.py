@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--preset", required=True, help="mmlu, arc, nq, triviaqa or qa.")
 @click.option("--limit", type=click.IntRange(min=1), help="Keep the first N samples.")
 @click.option("--field", "fields", multiple=True, metavar="NAME=COLUMN", help="For qa: where a field is (repeatable).")
+@click.option("--split", help="Split of a data set that has several.")
 @model_options
 @probe_options
 @click.option("--work", type=click.Path(), help="Folder for checkpoints (default STORE.work).")
@@ -43,6 +44,7 @@ def command(
     preset: str,
     limit: int | None,
     fields: tuple[str, ...],
+    split: str | None,
     options: ModelOptions,
     probe_settings: ProbeSettings,
     work: str | None,
@@ -68,6 +70,7 @@ def command(
             preset=preset,
             limit=limit,
             fields=field_mapping(fields),
+            split=split,
             work=work,
             all_checkpoints=all_checkpoints,
             probe_settings=probe_settings,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from typing import Any
 
 import click
@@ -46,9 +48,10 @@ def command(folder: str, as_json: bool) -> None:
     click.echo("  " + f"{'':<9}" + "".join(f"{title:>16}" for title in COLUMNS.values()))
     for row in result["rows"]:
         click.echo(f"  {row['method']:<9}" + "".join(f"{_cell(row, key):>16}" for key in COLUMNS))
-    click.echo(f"\nNext: gradstore info {result['store']}")
+    program = "gradstore" if shutil.which("gradstore") else sys.argv[0]
+    click.echo(f"\nNext: {program} info {result['store']}")
     click.echo(
-        f'      gradstore query {result["store"]} "SELECT s.question, x.i_ref, x.weight FROM selections x '
+        f'      {program} query {result["store"]} "SELECT s.question, x.i_ref, x.weight FROM selections x '
         "JOIN samples s ON s.sample_id = x.sample_id WHERE x.selection = 'grait' AND x.knowledge = 'unknown' "
         'AND x.rank IS NOT NULL ORDER BY x.rank LIMIT 10"'
     )

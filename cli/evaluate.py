@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option("--name", required=True, help="Name of the evaluation.")
 @click.option("--adapter", type=click.Path(), help="Tuned adapter; without it the model itself.")
 @click.option("--template", help="Prompt (default: refuse with an adapter, basic without).")
-@click.option("--role", default="test", show_default=True, help="Which samples.")
+@click.option(
+    "--role", type=click.Choice(["train", "demo", "test"]), default="test", show_default=True, help="Which samples."
+)
 @click.option("--against", help="Evaluation of the initial model: adds THS, over-refusal and hallucinations fixed.")
 @json_option
 def command(

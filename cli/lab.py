@@ -13,9 +13,9 @@ def command() -> None:
 @command.command("pretrain")
 @click.argument("file")
 @click.option("--preset", required=True, help="nq, arc, mmlu, triviaqa or qa.")
-@click.option("--limit", type=click.IntRange(min=1), help="The first N samples.")
+@click.option("--limit", type=click.IntRange(min=10), help="The first N samples.")
 @click.option("--out", required=True, type=click.Path(), help="Model folder.")
-@click.option("--steps", default=600, show_default=True, type=click.IntRange(min=1))
+@click.option("--steps", default=600, show_default=True, type=click.IntRange(min=20))
 @click.option("--seed", default=0, show_default=True)
 @json_option
 def pretrain(file: str, preset: str, limit: int | None, out: str, steps: int, seed: int, as_json: bool) -> None:

@@ -61,14 +61,12 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gradstore")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+def cli(debug: bool) -> None:
     """Build fine-tuning data that teaches a model to say "I don't know" — only where it doesn't.
 
     STORE is a path or URI. Results go to stdout, progress and messages to stderr.
     """
-    ctx.obj = {"debug": debug}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted: the same command goes on where it stopped", err=True)
+        click.echo("interrupted: a stage of a store goes on where it stopped, by the same command", err=True)
         sys.exit(130)
     except GradstoreError as error:
         if debug:

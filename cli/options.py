@@ -25,8 +25,20 @@ def model_options(command: Callable) -> Callable:
         ),
         click.option("--attn", default="sdpa", show_default=True, help="Attention implementation."),
         click.option("--revision", help="Commit or tag of a hub model."),
-        click.option("--max-length", default=2048, show_default=True, help="Tokens; longer samples are set aside."),
-        click.option("--batch-tokens", default=16_384, show_default=True, help="Padded tokens a batch."),
+        click.option(
+            "--max-length",
+            default=2048,
+            type=click.IntRange(min=2),
+            show_default=True,
+            help="Tokens; longer samples are set aside.",
+        ),
+        click.option(
+            "--batch-tokens",
+            default=16_384,
+            type=click.IntRange(min=1),
+            show_default=True,
+            help="Padded tokens a batch.",
+        ),
     ]
 
     @functools.wraps(command)
@@ -53,10 +65,24 @@ def probe_options(command: Callable) -> Callable:
     """Adds the settings of a probe; the command gets one ``probe_settings``."""
     options = [
         click.option("--template", default="basic", show_default=True, help="Prompt template."),
-        click.option("--shots", default=0, show_default=True, help="Demos, drawn from samples of role demo."),
-        click.option("--samples", default=10, show_default=True, help="Answers drawn for an open question."),
+        click.option(
+            "--shots",
+            default=0,
+            type=click.IntRange(min=0),
+            show_default=True,
+            help="Demos, drawn from samples of role demo.",
+        ),
+        click.option(
+            "--samples",
+            default=10,
+            type=click.IntRange(min=1),
+            show_default=True,
+            help="Answers drawn for an open question.",
+        ),
         click.option("--temperature", default=1.0, show_default=True, help="Of the draws."),
-        click.option("--max-new-tokens", default=32, show_default=True, help="Tokens of an answer."),
+        click.option(
+            "--max-new-tokens", default=32, type=click.IntRange(min=1), show_default=True, help="Tokens of an answer."
+        ),
         click.option("--seed", default=0, show_default=True, help="Of the draws."),
         click.option("--certainty", default="agreement", show_default=True, type=click.Choice(["agreement", "cosine"])),
         click.option("--embedder", help="Sentence-transformer for --certainty cosine (default all-MiniLM-L6-v2)."),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @probe_options
 @click.option("--checkpoint", type=click.Path(), help="Probe the model with this adapter (knowledge flow).")
 @click.option("--import", "import_file", type=click.Path(), help="Outputs made elsewhere: JSON lines by sample_id.")
-@click.option("--role", default="train", show_default=True, help="Which samples.")
+@click.option(
+    "--role", type=click.Choice(["train", "demo", "test"]), default="train", show_default=True, help="Which samples."
+)
 @json_option
 def command(
     store: str,

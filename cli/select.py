@@ -55,6 +55,7 @@ def command(
             **result.counts,
             "temperature": result.temperature,
             "effective sample size": round(result.effective_size, 2),
+            **({"warnings": result.warnings} if as_json else {}),
         },
         as_json,
     )

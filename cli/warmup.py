@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 @store_argument
 @model_options
 @click.option("--out", required=True, type=click.Path(), help="Folder for the checkpoints, one an epoch.")
-@click.option("--rehearsal", default=1000, show_default=True, help="How many of the most correct samples rehearse.")
+@click.option(
+    "--rehearsal",
+    default=1000,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="How many of the most correct samples rehearse.",
+)
 @click.option("--threshold", default=0.5, show_default=True, help="Least correctness of a rehearsal sample.")
 @click.option("--probe", "probe_id", help="Which probe, where there are several.")
-@click.option("--epochs", default=4, show_default=True)
+@click.option("--epochs", default=4, show_default=True, type=click.IntRange(min=1))
 @click.option("--lr", default=2e-4, show_default=True, help="Learning rate.")
-@click.option("--batch-size", default=16, show_default=True)
-@click.option("--lora-r", default=16, show_default=True, help="LoRA rank; alpha is twice the rank.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--lora-r", default=16, type=click.IntRange(min=1), show_default=True, help="LoRA rank; alpha is twice the rank."
+)
 @click.option("--targets", default="all-linear", show_default=True, help="Modules with LoRA, separated by commas.")
 @click.option("--seed", default=0, show_default=True)
 @json_option

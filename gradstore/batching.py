@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-DEFAULT_BATCH_TOKENS = 8192
-
 
 def plan_batches(lengths: Mapping[str, int], batch_tokens: int, copies: int = 1) -> list[list[str]]:
     """Pack ids of similar length: sorted by (length, id), at most ``batch_tokens`` padded tokens a batch.

@@ -13,7 +13,8 @@ A refusal is looked for first, as in CRaFT. Rules, and how they differ from CRaF
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 CORRECT, WRONG, REFUSED, UNPARSED = "correct", "wrong", "refused", "unparsed"
 REFUSALS = (
@@ -56,6 +57,14 @@ def judge_choice(output: str, letters: Sequence[str], gold: str, refusal_texts: 
     if found is None:
         return UNPARSED
     return CORRECT if found.group(1) == gold else WRONG
+
+
+def judge(sample: Mapping[str, Any], output: str, refusal_texts: Sequence[str] = ()) -> str:
+    """The verdict on one output, by the task of its row of ``samples``."""
+    if sample["task"] == "oeqa":
+        return judge_open(output, sample["aliases"], refusal_texts)
+    letters = [chr(ord("A") + i) for i in range(len(sample["choices"]))]
+    return judge_choice(output, letters, sample["answer"], refusal_texts)
 
 
 def normalise_answer(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from gradstore.errors import GradstoreError
 from gradstore.identity import content_id
 from gradstore.schemas import TABLES
 from gradstore.store import GradientStore
@@ -37,6 +38,14 @@ class Run:
     resumed: bool
     counts: dict[str, int] = field(default_factory=dict)
     _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """A refused command is over (``failed``); anything else, as Ctrl-C or a full disk, leaves a run to resume."""
+        if isinstance(error, GradstoreError):
+            self._record("failed", finished_at=datetime.now(UTC))
 
     def finish(self, counts: Mapping[str, int], writes: Iterable[str]) -> None:
         """Record the counts and the versions written, and tag those versions with the stage."""
@@ -71,6 +80,7 @@ def begin(store: GradientStore, stage: str, settings: Mapping[str, Any], reads: 
         .collect()
     )
     if unfinished.height:
+        # Newest first: an older one of the same settings was overtaken.
         row = unfinished.row(-1, named=True)
         versions = json.loads(row["versions_read"])
         return Run(store, row["run_id"], stage, settings, versions, True, _started_at=row["started_at"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gradstore.models.loading import check_model
 from gradstore.models.warmup import WarmupSettings
 from gradstore.pipelines import ModelOptions, Progress, silent
 from gradstore.pipelines.extract import ExtractSettings, extract
@@ -27,6 +28,7 @@ def build(
     preset: str,
     limit: int | None = None,
     fields: dict[str, str] | None = None,
+    split: str | None = None,
     work: str | Path | None = None,
     all_checkpoints: bool = False,
     probe_settings: ProbeSettings | None = None,
@@ -39,15 +41,19 @@ def build(
 
     Checkpoints go to ``work`` (default: beside the store). The gradients are those of the last epoch, or of all.
     """
+    check_model(options.model)  # before anything is written
     folder = work_folder(uri, work)
     counts: dict[str, dict[str, Any]] = {}
     exposure = read_exposure(options.model)
-    counts["ingest"] = ingest(uri, files, preset=preset, limit=limit, fields=fields, exposure=exposure)
+    counts["ingest"] = ingest(uri, files, preset=preset, limit=limit, fields=fields, split=split, exposure=exposure)
     store = GradientStore.open(uri)
     counts["probe"] = probe(store, options, probe_settings, progress=progress)
     settings = warmup_settings or default_warmup()
     rehearsed = rehearsal or DEFAULTS["warmup"]["rehearsal"]
-    epochs = warmup(store, options, folder / "warmup", settings, rehearsal=rehearsed, progress=progress)
+    probe_id = counts["probe"]["probe_id"]
+    epochs = warmup(
+        store, options, folder / "warmup", settings, rehearsal=rehearsed, probe_id=probe_id, progress=progress
+    )
     counts["warmup"] = {"checkpoints": len(epochs)}
     chosen = epochs if all_checkpoints else epochs[-1:]
     counts["extract"] = extract(store, options, chosen, extract_settings or default_extract(), progress=progress)

@@ -12,7 +12,7 @@ from gradstore import runs
 from gradstore.batching import plan_batches
 from gradstore.evaluation import refusal_rates, shares, ths
 from gradstore.identity import row_id
-from gradstore.judging import judge_choice, judge_open
+from gradstore.judging import judge
 from gradstore.models.adapters import load_adapter
 from gradstore.models.answering import greedy_answers
 from gradstore.models.encoding import encode_prompt
@@ -20,7 +20,7 @@ from gradstore.models.loading import LoadedModel
 from gradstore.pipelines import ModelOptions, Progress, silent
 from gradstore.pipelines.model import load, special_tokens
 from gradstore.pipelines.work import make_prompt, read_samples, write_prompts
-from gradstore.prompts import Prompt, Sample, option_letters
+from gradstore.prompts import Prompt, Sample
 from gradstore.schemas import TABLES
 from gradstore.store import GradientStore
 
@@ -57,11 +57,12 @@ def evaluate(
             "model_id": loaded.model_id,
             "prompt_id": prompt.prompt_id,
             "output": text,
-            "verdict": judge(samples[i], text, prompt.refusal_text),
+            "verdict": judge(samples[i], text, [prompt.refusal_text]),
         }
         for i, text in sorted(outputs.items())
     ]
-    store.write("evaluations", pa.Table.from_pylist(rows, schema=TABLES["evaluations"].schema), replace=True)
+    store.delete("evaluations", "evaluation = '" + name.replace("'", "''") + "'")
+    store.write("evaluations", pa.Table.from_pylist(rows, schema=TABLES["evaluations"].schema))
     found = shares([r["verdict"] for r in rows])
     run.finish({"questions": len(rows)}, ["evaluations"])
     return found.as_dict()
@@ -82,13 +83,6 @@ def answer_all(
         outputs |= dict(zip(batch, greedy_answers(loaded, [ids[i] for i in batch], max_new_tokens), strict=True))
         progress("evaluate", len(outputs), len(samples))
     return outputs
-
-
-def judge(sample: Sample, output: str, refusal_text: str) -> str:
-    """The verdict on one output, by the sample's task."""
-    if sample["task"] == "mcqa":
-        return judge_choice(output, option_letters(sample["choices"]), sample["answer"], [refusal_text])
-    return judge_open(output, sample["aliases"], [refusal_text])
 
 
 def compare(store: GradientStore, initial: str, refined: str) -> dict[str, Any]:

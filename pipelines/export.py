@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -25,12 +27,13 @@ def export(store: GradientStore, name: str, to: str, out: str | Path) -> list[Pa
         "selection": name,
         "selection_id": rows["selection_id"][0],
         "prompt_id": rows["prompt_id"][0],
-        "settings": _settings(store, name),
+        "settings": _settings(store, rows["selection_id"][0]),
         "store_versions": versions,
     }
-    run = runs.begin(store, "export", {"selection": name, "to": to, "selection_id": rows["selection_id"][0]}, versions)
-    paths = TARGETS[to](examples, Path(out), provenance)
-    run.finish({"rows": len(examples)}, ["selections"])
+    asked = {"selection": name, "to": to, "selection_id": rows["selection_id"][0]}
+    with runs.begin(store, "export", asked, versions) as run:
+        paths = TARGETS[to](examples, Path(out), provenance)
+        run.finish({"rows": len(examples)}, [])
     return paths
 
 
@@ -41,7 +44,7 @@ def read_selection(store: GradientStore, name: str) -> pl.DataFrame:
     if rows.height == 0:
         names = all_rows.select("selection").unique().sort("selection").collect()["selection"].to_list()
         raise StoreError(f"no selection {name!r} in {store.uri}: there are {', '.join(names) or 'none yet'}")
-    return rows.sort("knowledge", "rank")
+    return rows.sort("response", "rank")
 
 
 def make_examples(store: GradientStore, rows: pl.DataFrame) -> list[Example]:
@@ -54,7 +57,7 @@ def make_examples(store: GradientStore, rows: pl.DataFrame) -> list[Example]:
     return [
         Example(
             sample_id=r["sample_id"],
-            group=r["knowledge"],
+            group="known" if r["response"] == "answer" else "unknown",
             prompt=prompt.ask(samples[r["sample_id"]]),
             completion=prompt.reply(samples[r["sample_id"]], r["target_text"]),
             weight=r["weight"],
@@ -63,10 +66,10 @@ def make_examples(store: GradientStore, rows: pl.DataFrame) -> list[Example]:
     ]
 
 
-def _settings(store: GradientStore, name: str) -> object:
-    """The settings of the run that made the selection, as JSON text."""
+def _settings(store: GradientStore, selection_id: str) -> dict[str, Any]:
+    """The settings of the run that made the selection. Raises StoreError where that run did not finish."""
     finished = store.scan("runs").filter(pl.col("stage") == "select", pl.col("status") == "finished")
-    runs_found = finished.sort("finished_at", descending=True).select("settings").collect()["settings"]
-    import json
-
-    return next((s for s in map(json.loads, runs_found) if s["name"] == name), None)
+    for text in finished.select("settings").collect()["settings"]:
+        if json.loads(text)["selection_id"] == selection_id:
+            return json.loads(text)
+    raise StoreError("this selection was not written to its end: run the same `gradstore select` again")

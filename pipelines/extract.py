@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from gradstore.models.loading import LoadedModel
 from gradstore.pipelines import ModelOptions, Progress, silent
 from gradstore.pipelines.model import load, special_tokens
 from gradstore.pipelines.warmup import record
-from gradstore.pipelines.work import initial_probe, make_prompt, pending, read_samples, write_prompts
+from gradstore.pipelines.work import check_probed, make_prompt, pending, read_samples, write_prompts
 from gradstore.prompts import Prompt, Sample
 from gradstore.schemas import TABLES
 from gradstore.sketch import Sketch
@@ -67,14 +67,11 @@ def extract(
     samples = read_samples(store, "train")
     folders = [f for given in checkpoints for f in epoch_folders(given) or [Path(given)]]
     loaded = load(options)
-    if store.has_rows("probes"):
-        initial_probe_matches(store, loaded.model_id)
+    check_probed(store, loaded.model_id)
     found = [read_checkpoint(folder, loaded.model_id) for folder in folders]
+    _check_moments(found, settings.feature)
     prompt = make_prompt(store, settings.template, loaded.chat_template, special_tokens(loaded))
     recipe = recipe_row(settings, prompt, options.max_length, loaded)
-    record(store, folders)
-    write_prompts(store, [prompt])
-    store.write("recipes", pa.Table.from_pylist([recipe], schema=TABLES["recipes"].schema))
     asked = {
         "recipe_id": recipe["recipe_id"],
         "checkpoints": [c.checkpoint_id for c in found],
@@ -82,28 +79,24 @@ def extract(
         **asdict(settings),
     }
     table = f"gradients_{recipe['recipe_id']}"
-    run = runs.begin(
-        store, "extract", asked, ["samples", *([table] if recipe["recipe_id"] in store.recipe_ids() else [])]
-    )
-    samples = read_samples(store, "train", run.versions["samples"])
-    then = store.keys(table, version=run.versions[table]) if table in run.versions else set()
-    statuses: Counter[str] = Counter()
-    for number, checkpoint in enumerate(found, start=1):
-        label = f"extract {checkpoint.record.name} ({number}/{len(found)})"
-        statuses += _extract_one(
-            store,
-            loaded,
-            checkpoint,
-            samples,
-            prompt,
-            recipe,
-            settings,
-            options,
-            then,
-            lambda done, total, label=label: progress(label, done, total),
-        )
-    counts = {"samples": len(samples), "checkpoints": len(found), "new": sum(statuses.values()), **statuses}
-    run.finish(counts, [table, "checkpoints", "recipes", "prompts"])
+    present = [table] if recipe["recipe_id"] in store.recipe_ids() else []
+    with runs.begin(store, "extract", asked, ["samples", *present]) as run:
+        samples = read_samples(store, "train", run.versions["samples"])
+        then = store.keys(table, version=run.versions[table]) if table in run.versions else set()
+        record(store, folders)
+        write_prompts(store, [prompt])
+        store.write("recipes", pa.Table.from_pylist([recipe], schema=TABLES["recipes"].schema))
+        statuses: Counter[str] = Counter()
+        for number, checkpoint in enumerate(found, start=1):
+            work = _Work(store, loaded, checkpoint, prompt, recipe["recipe_id"], settings, options)
+            label = f"extract {checkpoint.record.name} ({number}/{len(found)})"
+            statuses += work.run(samples, then, lambda done, total, label=label: progress(label, done, total))
+        counts = {"samples": len(samples), "checkpoints": len(found), "new": sum(statuses.values()), **statuses}
+        run.finish(counts, [table, "checkpoints", "recipes", "prompts"])
+    if run.resumed and store.versions(["samples"])["samples"] != run.versions["samples"]:
+        # The run that was killed is done; samples that came since are another.
+        later = extract(store, options, checkpoints, settings, progress=progress)
+        return {k: v + counts.get(k, 0) if k not in ("samples", "checkpoints") else v for k, v in later.items()}
     return counts
 
 
@@ -122,56 +115,51 @@ def recipe_row(settings: ExtractSettings, prompt: Prompt, max_length: int, loade
     return {"recipe_id": content_id("recipe", columns), **columns}
 
 
-def initial_probe_matches(store: GradientStore, model_id: str) -> None:
-    """Refuse, before hours are spent, to write gradients that no selection could use."""
-    from gradstore.errors import ProvenanceError
+@dataclass(frozen=True)
+class _Work:
+    """One checkpoint under one recipe."""
 
-    try:
-        initial_probe(store, None, model_id)
-    except ProvenanceError as error:
-        if "name one with" not in str(error):  # several probes of this model are fine here
-            raise
+    store: GradientStore
+    loaded: LoadedModel
+    checkpoint: Checkpoint
+    prompt: Prompt
+    recipe_id: str
+    settings: ExtractSettings
+    options: ModelOptions
+
+    def run(self, samples: dict[str, Sample], then: set[str], progress: Callable[[int, int], None]) -> Counter[str]:
+        """Write what is missing, commit by commit; counts the new rows by status."""
+        adapted = load_adapter(self.loaded.model, self.checkpoint.folder)
+        moments, sketch = self.checkpoint.moments, self.settings.sketch
+        extractor = Extractor(self.loaded, adapted, moments, self.settings.feature, sketch)
+        items = {i: _items(self.loaded, self.prompt, s, self.options.max_length) for i, s in samples.items()}
+        tail = (self.checkpoint.checkpoint_id, self.recipe_id)
+        keys = {i: [row_id(i, r, *tail) for r in RESPONSES] for i in samples}
+        lengths = {i: max(len(x.encoded.ids) for x in pair) for i, pair in items.items()}
+        now = self.store.keys("gradients")
+        done, total = sum(len(now.intersection(k)) for k in keys.values()), len(RESPONSES) * len(samples)
+        statuses: Counter[str] = Counter()
+        for commit in pending(lengths, keys, then, now, self.options.batch_tokens, copies=len(RESPONSES)):
+            parts: list[pa.Table] = []
+            for batch in commit:
+                parts.append(extractor.rows([item for i in batch for item in items[i]]))
+                progress(min(total, done + sum(p.num_rows for p in parts)), total)
+            rows = _with_keys(pa.concat_tables(parts), tail)
+            fresh = rows.filter(pa.array([k not in now for k in rows["row_id"].to_pylist()]))
+            self.store.write("gradients", rows)
+            statuses.update(fresh["status"].to_pylist())
+            done += fresh.num_rows
+        self.loaded.model = adapted.unload()
+        return statuses
 
 
-def _extract_one(
-    store: GradientStore,
-    loaded: LoadedModel,
-    checkpoint: Checkpoint,
-    samples: dict[str, Sample],
-    prompt: Prompt,
-    recipe: dict[str, Any],
-    settings: ExtractSettings,
-    options: ModelOptions,
-    then: set[str],
-    progress: Any,
-) -> Counter[str]:
-    if settings.feature != "sgd" and checkpoint.moments is None:
+def _check_moments(checkpoints: Sequence[Checkpoint], feature: str) -> None:
+    bare = [c.folder for c in checkpoints if c.moments is None]
+    if feature != "sgd" and bare:
         raise CheckpointError(
-            f"{checkpoint.folder} has no optimizer state, which feature {settings.feature} needs: "
+            f"{bare[0]} has no optimizer state, which feature {feature} needs: "
             "register it with its optimizer.pt, or use --feature sgd"
         )
-    adapted = load_adapter(loaded.model, checkpoint.folder)
-    extractor = Extractor(loaded, adapted, checkpoint.moments, settings.feature, settings.sketch)
-    items = {i: _items(loaded, prompt, s, options.max_length) for i, s in samples.items()}
-    tail = (checkpoint.checkpoint_id, recipe["recipe_id"])
-    keys = {i: [row_id(i, r, *tail) for r in RESPONSES] for i in samples}
-    lengths = {i: max(len(x.encoded.ids) for x in pair) for i, pair in items.items()}
-    now = store.keys("gradients")
-    statuses: Counter[str] = Counter()
-    total = len(RESPONSES) * len(samples)
-    done = sum(len(now.intersection(k)) for k in keys.values())
-    for commit in pending(lengths, keys, then, now, options.batch_tokens, copies=len(RESPONSES)):
-        parts = []
-        for batch in commit:
-            parts.append(extractor.rows([item for i in batch for item in items[i]]))
-            progress(min(total, done + sum(p.num_rows for p in parts)), total)
-        rows = _with_keys(pa.concat_tables(parts), tail)
-        fresh = [s for k, s in zip(rows["row_id"].to_pylist(), rows["status"].to_pylist(), strict=True) if k not in now]
-        store.write("gradients", rows)
-        statuses.update(fresh)
-        done += len(fresh)
-    loaded.model = adapted.unload()
-    return statuses
 
 
 def _items(loaded: LoadedModel, prompt: Prompt, sample: Sample, max_length: int) -> list[Item]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def import_probe(
     settings = settings or ProbeSettings()
     prompt = make_prompt(store, settings.template, loaded.chat_template, tokens, settings.shots)
     rows, rejects = [], []
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    probe_id = probe_identity(loaded.model_id, None, prompt.prompt_id, settings, f"imported {digest}")
     certainty = certainty_of(settings)
     for line, raw in _lines(file):
         found = read_line(raw, samples, certainty, prompt.refusal_text)
@@ -64,9 +67,6 @@ def import_probe(
             continue
         sample_id, known, extra = found
         n = len(extra.get("generations", []))
-        probe_id = probe_identity(
-            loaded.model_id, None, prompt.prompt_id, replace(settings, n_samples=n or settings.n_samples), "imported"
-        )
         rows.append(
             {
                 "row_id": row_id(sample_id, probe_id),

@@ -127,8 +127,11 @@ def probe(
     checkpoint: str | Path | None = None,
     role: str = "train",
     progress: Progress = silent,
-) -> dict[str, int]:
-    """Probe every sample of ``role`` with a model, or with a checkpoint of it. Resumes; returns counts by status."""
+) -> dict[str, Any]:
+    """Probe every sample of ``role`` with a model, or with a checkpoint of it. Resumes.
+
+    Returns counts (samples, new rows, and new rows by status) and the probe_id.
+    """
     settings = settings or ProbeSettings()
     samples = read_samples(store, role)
     loaded = load(options)
@@ -142,23 +145,20 @@ def probe(
     prober = Prober(loaded, prompt, settings, checkpoint_id, options.max_length)
     write_prompts(store, [prompt, make_prompt(store, "refuse", loaded.chat_template, tokens)])
     asked = {"probe_id": prober.probe_id, "role": role, **asdict(settings), **asdict(options)}
-    run = runs.begin(store, "probe", asked, ["samples", "probes"])
-    samples = read_samples(store, role, run.versions["samples"])
-    then, now = store.keys("probes", version=run.versions["probes"]), store.keys("probes")
-    statuses: Counter[str] = Counter()
-    for task in ("mcqa", "oeqa"):
-        statuses += _probe_task(
-            store,
-            prober,
-            {i: s for i, s in samples.items() if s["task"] == task},
-            then,
-            now,
-            options.batch_tokens,
-            progress,
-        )
-    counts = {"samples": len(samples), "new": sum(statuses.values()), **statuses}
-    run.finish(counts, ["probes", "prompts"])
-    return counts
+    with runs.begin(store, "probe", asked, ["samples", "probes"]) as run:
+        samples = read_samples(store, role, run.versions["samples"])
+        then, now = store.keys("probes", version=run.versions["probes"]), store.keys("probes")
+        statuses: Counter[str] = Counter()
+        for task in ("mcqa", "oeqa"):
+            of_task = {i: s for i, s in samples.items() if s["task"] == task}
+            statuses += _probe_task(store, prober, of_task, then, now, options.batch_tokens, progress)
+        counts = {"samples": len(samples), "new": sum(statuses.values()), **statuses}
+        run.finish(counts, ["probes", "prompts"])
+    if run.resumed and store.versions(["samples"])["samples"] != run.versions["samples"]:
+        # The run that was killed is done; samples that came since are another.
+        later = probe(store, options, settings, checkpoint=checkpoint, role=role, progress=progress)
+        return {k: v + counts.get(k, 0) if k not in ("samples", "probe_id") else v for k, v in later.items()}
+    return {**counts, "probe_id": prober.probe_id}
 
 
 def _probe_task(

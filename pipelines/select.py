@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from gradstore import runs
-from gradstore.errors import ProvenanceError, SelectionError, StoreError, mismatch
+from gradstore.errors import SelectionError, StoreError
 from gradstore.identity import content_id, group_id, row_id
 from gradstore.influence import influence
 from gradstore.pipelines import Progress, silent
+from gradstore.pipelines.sources import Sources, measured, read_prompt, refuse_prompt
 from gradstore.pipelines.work import initial_probe, knowledge, read_samples
 from gradstore.schemas import TABLES
 from gradstore.selection import METHODS, Settings
@@ -23,15 +25,6 @@ from gradstore.selection.candidates import KNOWN, UNKNOWN, split
 from gradstore.store import GradientStore
 
 RESPONSE = "refusal"
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The measurements a selection is made from; what is not named must be the only one of its kind."""
-
-    probe: str | None = None
-    recipe: str | None = None
-    checkpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,32 +52,51 @@ def select(
     A name that holds a selection with other settings or from other data is an error, unless ``replace``.
     """
     sources = sources or Sources()
+    versions = store.versions()
     probe = initial_probe(store, sources.probe)
     frame = _candidates(store, probe["probe_id"])
-    gradients = METHODS[settings.method].needs_gradients or settings.weights in ("intent", "reference")
+    derived = _Derived()
     used: dict[str, Any] = {"probe_id": probe["probe_id"]}
-    if gradients:
-        recipe, weights = _measured(store, sources, probe["model_id"])
+    if METHODS[settings.method].needs_gradients or settings.weights in ("intent", "reference"):
+        recipe, weights = measured(store, sources, probe["model_id"])
         used |= {"recipe_id": recipe["recipe_id"], "checkpoints": weights}
-        frame, groups = _with_influence(store, frame, settings, recipe["recipe_id"], weights, probe, progress)
-        used |= {"groups": groups}
-        prompt = _prompt(store, recipe["prompt_id"])
+        frame = _with_influence(store, frame, settings, recipe["recipe_id"], weights, probe, derived, progress)
+        prompt = read_prompt(store, pl.col("prompt_id") == recipe["prompt_id"])
     else:
         frame = frame.with_columns(i_ref=pl.lit(None, pl.Float64), i_over=pl.lit(None, pl.Float64))
-        prompt = _prompt(store, None)
+        prompt = refuse_prompt(store, probe["prompt_id"])
+    # The candidates are part of what a selection is made from: with more data the same settings are another one.
+    used |= {"groups": derived.ids, "candidates": content_id("candidates", {"rows": frame.write_json()})}
     asked = {"name": name, **asdict(settings), **used, "prompt_id": prompt["prompt_id"]}
+    selection_id = content_id("selection", asked)
     chosen, weighed, warnings = choose(frame, settings)
-    rows = _rows(store, name, content_id("selection", asked), chosen, prompt)
-    run = runs.begin(store, "select", asked, ["samples", "probes", "groups"])
-    _write(store, name, rows, replace)
-    counts = {f"{reason}": n for reason, n in sorted(pl.Series(rows["reason"]).value_counts().iter_rows())}
-    for side in (KNOWN, UNKNOWN):
-        counts[f"selected {side}"] = sum(
-            k == side and r is not None
-            for k, r in zip(rows["knowledge"].to_pylist(), rows["rank"].to_pylist(), strict=True)
-        )
-    run.finish(counts, ["selections", "groups", "influence"])
+    rows = _rows(store, name, selection_id, chosen, prompt)
+    fresh = _is_fresh(store, name, selection_id, replace)
+    with runs.begin(store, "select", {**asked, "selection_id": selection_id}, []) as run:
+        run.versions = versions
+        store.write("groups", derived.groups())
+        store.write("influence", derived.influence())
+        if fresh:
+            store.delete("selections", _named(name))
+            store.write("selections", rows)
+        counts = _counts(rows)
+        run.finish(counts, ["selections", "groups", "influence"])
     return Selected(name, counts, weighed.temperature, weighed.effective_size, warnings)
+
+
+@dataclass
+class _Derived:
+    """Rows of groups and influence, held until the selection is known to be possible."""
+
+    ids: dict[str, str] = field(default_factory=dict)
+    group_rows: list[dict[str, Any]] = field(default_factory=list)
+    influence_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def groups(self) -> pa.Table:
+        return pa.Table.from_pylist(self.group_rows, schema=TABLES["groups"].schema)
+
+    def influence(self) -> pa.Table:
+        return pa.Table.from_pylist(self.influence_rows, schema=TABLES["influence"].schema)
 
 
 def _candidates(store: GradientStore, probe_id: str) -> pl.DataFrame:
@@ -101,53 +113,6 @@ def _candidates(store: GradientStore, probe_id: str) -> pl.DataFrame:
     return frame.with_columns(problem=problem).drop("probe_status")
 
 
-def _measured(store: GradientStore, sources: Sources, model_id: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """The recipe to read, and the checkpoints of the probed model that have gradients under it, with their weights."""
-    recipe = _recipe(store, sources.recipe)
-    table = f"gradients_{recipe['recipe_id']}"
-    present = set(store.scan(table).select("checkpoint_id").unique().collect()["checkpoint_id"])
-    known = store.scan("checkpoints").filter(pl.col("checkpoint_id").is_in(sorted(present))).collect()
-    wanted = known.filter(pl.col("checkpoint_id").is_in(sources.checkpoints)) if sources.checkpoints else known
-    if missing := sorted(set(sources.checkpoints) - present):
-        raise StoreError(f"no gradients of checkpoint {missing[0]} under this recipe: there are {sorted(present)}")
-    others = wanted.filter(pl.col("model_id") != model_id)
-    if others.height:
-        found = ", ".join(sorted(set(others["model_id"])))
-        raise ProvenanceError(
-            f"{others.height} of the checkpoints with gradients are of model {found}, the probe is of {model_id}: "
-            "name checkpoints of the probed model with --checkpoint, or another probe with --probe"
-        )
-    rates = dict(wanted.sort("step", "checkpoint_id").select("checkpoint_id", "learning_rate").iter_rows())
-    return recipe, _shares(rates)
-
-
-def _shares(rates: Mapping[str, float]) -> dict[str, float]:
-    """Learning rates scaled to sum 1; equal shares where all are zero."""
-    total = sum(rates.values())
-    return {c: rate / total if total > 0 else 1 / len(rates) for c, rate in rates.items()}
-
-
-def _recipe(store: GradientStore, wanted: str | None) -> dict[str, Any]:
-    stored = store.scan("recipes").filter(pl.col("recipe_id").is_in(store.recipe_ids())).sort("recipe_id").collect()
-    if stored.height == 0:
-        raise StoreError(f"no gradients in {store.uri}: run `gradstore extract {store.uri} …` first")
-    if wanted is not None:
-        stored = stored.filter(pl.col("recipe_id") == wanted)
-        if stored.height == 0:
-            raise ProvenanceError(f"no gradients of recipe {wanted}: there are {', '.join(store.recipe_ids())}")
-    if stored.height > 1:
-        first, second = (stored.row(i, named=True) for i in (0, 1))
-        raise ProvenanceError(
-            mismatch(
-                f"{stored.height} recipes cannot be compared; {first['recipe_id']} and {second['recipe_id']}",
-                first,
-                second,
-                "Name the one to use with --recipe",
-            )
-        )
-    return stored.row(0, named=True)
-
-
 def _with_influence(
     store: GradientStore,
     frame: pl.DataFrame,
@@ -155,10 +120,11 @@ def _with_influence(
     recipe_id: str,
     weights: Mapping[str, float],
     probe: Mapping[str, str],
+    derived: _Derived,
     progress: Progress,
-) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Add i_ref and i_over, note missing gradients as problems, write groups and influence."""
-    frame = _note_gradients(store, frame, recipe_id, list(weights))
+) -> pl.DataFrame:
+    """Add i_ref and i_over, note missing gradients as problems, and collect rows of groups and influence."""
+    frame = _note_gradients(store, frame, recipe_id, list(weights), settings)
     sided = frame.filter(pl.col("problem").is_null()).with_columns(
         side=split(pl.col("correctness"), settings.threshold, settings.boundary)
     )
@@ -180,51 +146,51 @@ def _with_influence(
 
     scores, _ = influence(stream, members, weights)
     definition = {"probe_id": probe["probe_id"], "threshold": settings.threshold, "boundary": settings.boundary}
-    groups = {side: _write_group(store, side, ids, definition) for side, ids in members.items()}
-    _write_influence(store, scores, groups, recipe_id, weights)
+    for side, ids in members.items():
+        text = json.dumps({"name": side, **definition}, sort_keys=True)
+        derived.ids[side] = group_id(text, ids)
+        derived.group_rows += _group_rows(derived.ids[side], side, ids, text)
+    derived.influence_rows += _influence_rows(scores, derived.ids, recipe_id, weights)
     renamed = scores.rename({UNKNOWN: "i_ref", KNOWN: "i_over"})
-    return frame.join(renamed, on="sample_id", how="left", maintain_order="left"), groups
+    return frame.join(renamed, on="sample_id", how="left", maintain_order="left")
 
 
-def _note_gradients(store: GradientStore, frame: pl.DataFrame, recipe_id: str, checkpoints: list[str]) -> pl.DataFrame:
-    """A sample needs an ok refusal gradient at every checkpoint; the worst status is its problem."""
-    rows = store.scan(f"gradients_{recipe_id}").filter(
-        pl.col("response") == RESPONSE, pl.col("checkpoint_id").is_in(checkpoints)
-    )
-    found = rows.select("sample_id", "status").collect()
-    bad = found.filter(pl.col("status") != "ok").group_by("sample_id").agg(pl.col("status").min().alias("bad"))
-    good = found.filter(pl.col("status") == "ok").group_by("sample_id").len("good")
-    joined = frame.join(bad, on="sample_id", how="left").join(good, on="sample_id", how="left")
-    gradient = (
-        pl.when(pl.col("bad").is_not_null())
-        .then(pl.lit("gradient-") + pl.col("bad"))
-        .when(pl.col("good").fill_null(0) < len(checkpoints))
-        .then(pl.lit("no-gradient"))
-        .otherwise(None)
-    )
-    return joined.with_columns(problem=pl.coalesce("problem", gradient)).drop("bad", "good").sort("sample_id")
+def _note_gradients(
+    store: GradientStore, frame: pl.DataFrame, recipe_id: str, checkpoints: list[str], settings: Settings
+) -> pl.DataFrame:
+    """Note what makes a sample unusable: it needs an ok refusal gradient at every checkpoint, since all are scored by
+    it; a known one also an ok answer gradient, since that is the row that is trained on."""
+    rows = store.scan(f"gradients_{recipe_id}").filter(pl.col("checkpoint_id").is_in(checkpoints))
+    found = rows.select("sample_id", "response", "status").collect()
+    is_known = split(pl.col("correctness"), settings.threshold, settings.boundary) == KNOWN
+    for response, needed in (("refusal", pl.lit(True)), ("answer", is_known)):
+        side = found.filter(pl.col("response") == response).group_by("sample_id")
+        status = side.agg(
+            bad=pl.col("status").filter(pl.col("status") != "ok").min(), good=(pl.col("status") == "ok").sum()
+        )
+        gradient = (
+            pl.when(pl.col("bad").is_not_null())
+            .then(pl.lit("gradient-") + pl.col("bad"))
+            .when(pl.col("good").fill_null(0) < len(checkpoints))
+            .then(pl.lit("no-gradient"))
+        )
+        problem = pl.coalesce("problem", pl.when(needed.fill_null(False)).then(gradient))
+        frame = frame.join(status, on="sample_id", how="left").with_columns(problem=problem).drop("bad", "good")
+    return frame.sort("sample_id")
 
 
-def _write_group(store: GradientStore, name: str, members: list[str], definition: Mapping[str, Any]) -> str:
-    text = json.dumps({"name": name, **definition}, sort_keys=True)
-    identity = group_id(text, members)
-    rows = [
-        {"row_id": row_id(identity, i), "group_id": identity, "sample_id": i, "name": name, "definition": text}
+def _group_rows(identity: str, name: str, members: list[str], definition: str) -> list[dict[str, Any]]:
+    return [
+        {"row_id": row_id(identity, i), "group_id": identity, "sample_id": i, "name": name, "definition": definition}
         for i in members
     ]
-    store.write("groups", pa.Table.from_pylist(rows, schema=TABLES["groups"].schema))
-    return identity
 
 
-def _write_influence(
-    store: GradientStore,
-    scores: pl.DataFrame,
-    groups: Mapping[str, str],
-    recipe_id: str,
-    weights: Mapping[str, float],
-) -> None:
+def _influence_rows(
+    scores: pl.DataFrame, groups: Mapping[str, str], recipe_id: str, weights: Mapping[str, float]
+) -> list[dict[str, Any]]:
     checkpoints = json.dumps(dict(weights), sort_keys=True)
-    rows = [
+    return [
         {
             "row_id": row_id(r["sample_id"], RESPONSE, recipe_id, checkpoints, groups[target]),
             "sample_id": r["sample_id"],
@@ -238,15 +204,6 @@ def _write_influence(
         for r in scores.iter_rows(named=True)
         for target in groups
     ]
-    store.write("influence", pa.Table.from_pylist(rows, schema=TABLES["influence"].schema))
-
-
-def _prompt(store: GradientStore, prompt_id: str | None) -> dict[str, Any]:
-    wanted = pl.col("prompt_id") == prompt_id if prompt_id else pl.col("template") == "refuse"
-    found = store.scan("prompts").filter(wanted).sort("prompt_id").collect()
-    if found.height != 1:
-        raise StoreError(f"{found.height} refuse prompts are stored, expected one: probe the model again")
-    return found.row(0, named=True)
 
 
 def _rows(
@@ -271,14 +228,26 @@ def _rows(
     return pa.Table.from_pylist(rows, schema=TABLES["selections"].schema)
 
 
-def _write(store: GradientStore, name: str, rows: pa.Table, replace: bool) -> None:
+def _is_fresh(store: GradientStore, name: str, selection_id: str, replace: bool) -> bool:
+    """Whether the selection has to be written. Raises StoreError where the name holds another one."""
     present = store.scan("selections").filter(pl.col("selection") == name).select("selection_id").unique().collect()
-    same = set(present["selection_id"]) == {rows["selection_id"][0].as_py()}
-    if present.height and not same:
-        if not replace:
-            raise StoreError(
-                f"a selection {name!r} with other settings or from other data is stored: "
-                "choose another --name, or overwrite it with --replace"
-            )
-        store.delete("selections", "selection = '" + name.replace("'", "''") + "'")
-    store.write("selections", rows)
+    finished = store.scan("runs").filter(pl.col("stage") == "select", pl.col("status") == "finished")
+    whole = finished.filter(pl.col("settings").str.contains(selection_id, literal=True)).collect().height > 0
+    if set(present["selection_id"]) == {selection_id}:
+        return not whole  # a killed run may have written a part
+    if present.height and not replace:
+        raise StoreError(
+            f"a selection {name!r} with other settings or from other data is stored: "
+            "choose another --name, or overwrite it with --replace"
+        )
+    return True
+
+
+def _counts(rows: pa.Table) -> dict[str, int]:
+    reasons = Counter(rows["reason"].to_pylist())
+    responses = Counter(rows["response"].to_pylist())
+    return {**dict(sorted(reasons.items())), "keep their answer": responses["answer"], "refuse": responses["refusal"]}
+
+
+def _named(name: str) -> str:
+    return "selection = '" + name.replace("'", "''") + "'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from gradstore.models.checkpoints import epoch_folders, read_checkpoint, save_st
 from gradstore.models.encoding import Encoded, encode
 from gradstore.models.loading import LoadedModel
 from gradstore.models.trainer_state import read_trainer_checkpoint
-from gradstore.models.warmup import WarmupSettings, train
+from gradstore.models.warmup import MARK, WarmupSettings, train
 from gradstore.pipelines import ModelOptions, Progress, silent
 from gradstore.pipelines.model import load, special_tokens
 from gradstore.pipelines.work import initial_probe, knowledge, make_prompt, read_samples, write_prompts
@@ -49,7 +50,8 @@ def warmup(
     chosen = initial_probe(store, probe_id, loaded.model_id)
     prompt = make_prompt(store, "refuse", loaded.chat_template, special_tokens(loaded))
     samples = read_samples(store, "train")
-    ids = rehearsal_ids(knowledge(store, chosen["probe_id"]), rehearsal, threshold, settings.seed)
+    probed = knowledge(store, chosen["probe_id"]).filter(pl.col("sample_id").is_in(list(samples)))
+    ids = rehearsal_ids(probed, rehearsal, threshold, settings.seed)
     asked = {
         "probe_id": chosen["probe_id"],
         "rehearsal": ids,
@@ -57,14 +59,17 @@ def warmup(
         "max_length": options.max_length,
         **asdict(settings),
     }
-    run = runs.begin(store, "warmup", asked, ["samples", "probes"])
-    folders = epoch_folders(out)
-    if len(folders) != settings.epochs or not _is_ours(folders, ids):
-        encoded = _encode(loaded, prompt, {i: samples[i] for i in ids}, options.max_length)
-        folders = train(loaded, encoded, out, settings, runs.library_versions(), lambda d, t: progress("warmup", d, t))
-    record(store, folders)
-    write_prompts(store, [prompt])
-    run.finish({"rehearsed": len(ids), "checkpoints": len(folders)}, ["checkpoints", "prompts"])
+    with runs.begin(store, "warmup", asked, ["samples", "probes"]) as run:
+        mark = json.dumps(asked, indent=1, sort_keys=True)
+        if (out / MARK).exists() and (out / MARK).read_text() == mark:
+            folders = epoch_folders(out)
+        else:
+            encoded = _encode(loaded, prompt, {i: samples[i] for i in ids}, options.max_length)
+            libraries = runs.library_versions()
+            folders = train(loaded, encoded, out, settings, libraries, mark, lambda d, t: progress("warmup", d, t))
+        record(store, folders)
+        write_prompts(store, [prompt])
+        run.finish({"rehearsed": len(ids), "checkpoints": len(folders)}, ["checkpoints", "prompts"])
     return folders
 
 
@@ -102,7 +107,7 @@ def rehearsal_ids(known: pl.DataFrame, count: int, threshold: float, seed: int) 
     if good.height == 0:
         raise SelectionError(
             f"no sample is answered with correctness ≥ {threshold}, so there is nothing to rehearse: "
-            "lower --threshold, or check the probe's answers with `gradstore query`"
+            "lower it (`gradstore warmup --threshold`), or look at the probe's answers with `gradstore query`"
         )
     order = pl.Series("order", [seeded_order(seed, i) for i in good["sample_id"]])
     ranked = good.with_columns(order).sort("correctness", "certainty", "order", descending=[True, True, False])
@@ -117,8 +122,3 @@ def _encode(loaded: LoadedModel, prompt: Prompt, samples: dict[str, Sample], max
     if not whole:
         raise SelectionError(f"every rehearsal sample is longer than {max_length} tokens: raise --max-length")
     return whole
-
-
-def _is_ours(folders: Sequence[Path], ids: Sequence[str]) -> bool:
-    """Whether the folders were trained on a subset of ``ids`` by an earlier run of the same command."""
-    return all(set(read_checkpoint(f).record.training_ids or ["?"]) <= set(ids) for f in folders)

@@ -71,33 +71,35 @@ def initial_probe(store: GradientStore, probe_id: str | None = None, model_id: s
 
     Raises StoreError where nothing is probed, ProvenanceError where the choice is not unique or is of another model.
     """
-    found = (
-        store.scan("probes")
-        .filter(pl.col("checkpoint_id").is_null())
-        .select("probe_id", "model_id", "prompt_id", "n_samples")
-        .unique(["probe_id", "model_id"])
-        .sort("probe_id")
-        .collect()
-    )
-    if found.height == 0:
+    found = initial_probes(store)
+    if not found:
         raise StoreError(f"nothing is probed in {store.uri}: run `gradstore probe {store.uri} --model M` first")
-    wanted = found.filter((pl.col("probe_id") == probe_id) if probe_id else pl.lit(True))
-    if wanted.height == 0:
-        raise ProvenanceError(f"no probe {probe_id}: there are {', '.join(found['probe_id'])}")
+    named = [p for p in found if probe_id in (None, p["probe_id"])]
+    if not named:
+        raise ProvenanceError(f"no probe {probe_id}: there are {', '.join(p['probe_id'] for p in found)}")
     if model_id is not None:
-        of_model = wanted.filter(pl.col("model_id") == model_id)
-        if of_model.height == 0:
-            models = ", ".join(sorted(set(wanted["model_id"])))
-            raise ProvenanceError(
-                f"the probe in {store.uri} is of model {models}, this one is {model_id}: use the probed model, "
-                f"or probe this one with `gradstore probe {store.uri} --model …`"
-            )
-        wanted = of_model
-    if wanted.height > 1:
+        check_probed(store, model_id)
+        named = [p for p in named if p["model_id"] == model_id]
+    if len(named) != 1:
+        listed = ", ".join(f"{p['probe_id']} of model {p['model_id']}" for p in found)
+        raise ProvenanceError(f"{len(named)} probes fit, expected one; stored are {listed}: name one with --probe")
+    return named[0]
+
+
+def initial_probes(store: GradientStore) -> list[dict[str, str]]:
+    """Every probe of a base model: probe_id, model_id, prompt_id."""
+    probes = store.scan("probes").filter(pl.col("checkpoint_id").is_null())
+    return probes.select("probe_id", "model_id", "prompt_id").unique().sort("probe_id").collect().to_dicts()
+
+
+def check_probed(store: GradientStore, model_id: str) -> None:
+    """Refuse a model other than those probed, before hours go into rows that no selection could use."""
+    models = sorted({p["model_id"] for p in initial_probes(store)})
+    if models and model_id not in models:
         raise ProvenanceError(
-            f"{wanted.height} probes of base models are stored ({', '.join(wanted['probe_id'])}): name one with --probe"
+            f"the probe in {store.uri} is of model {', '.join(models)}, this one is {model_id}: use the probed model, "
+            f"or probe this one with `gradstore probe {store.uri} --model …`"
         )
-    return wanted.row(0, named=True)
 
 
 def knowledge(store: GradientStore, probe_id: str) -> pl.DataFrame:

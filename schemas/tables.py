@@ -260,7 +260,7 @@ RUNS = Table(
         [
             key("run_id", "hash of stage, settings, versions read"),
             column("stage", pa.string(), "ingest | probe | …"),
-            column("status", pa.string(), "started | finished"),
+            column("status", pa.string(), "started | finished | failed"),
             column("settings", pa.string(), "JSON"),
             column("versions_read", pa.string(), "JSON: table → Lance version at the start"),
             column("versions_written", pa.string(), "JSON: table → Lance version at the end", nullable=True),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from gradstore.errors import CheckpointError, ModelError
@@ -38,7 +39,7 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # _check_loaded refuses them
             adapted = PeftModel.from_pretrained(model, str(folder))
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"the adapter in {folder} does not fit this base model: {reason}") from None
     _check_loaded(adapted, folder)
@@ -83,8 +84,6 @@ def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
 
 def _check_loaded(model: PeftModel, folder: Path) -> None:
     """peft leaves a parameter at its fresh value when the file lacks it; here that is an error."""
-    from safetensors import safe_open
-
     with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
         saved = set(file.keys())
     expected = set(adapter_parameters(model))

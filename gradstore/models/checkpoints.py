@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gradstore.errors import CheckpointError, ProvenanceError
 from gradstore.identity import content_id
 from gradstore.models.features import Moments
 
+SCALING = ("r", "lora_alpha", "use_rslora", "use_dora", "target_modules", "rank_pattern", "alpha_pattern", "bias")
 RECORD, MOMENTS, ADAPTER = "checkpoint.json", "moments.safetensors", "adapter_model.safetensors"
 
 
@@ -92,7 +94,10 @@ def read_checkpoint(folder: str | Path, model_id: str | None = None) -> Checkpoi
             f"{folder} holds no {RECORD}: for a checkpoint of another trainer run `gradstore register STORE {folder}`; "
             "after a warm-up, name one of its epoch folders"
         )
-    record = Record(**json.loads((folder / RECORD).read_text()))
+    try:
+        record = Record(**json.loads((folder / RECORD).read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise CheckpointError(f"{folder / RECORD} is not a record of a checkpoint: {error}") from None
     if model_id is not None and record.model_id != model_id:
         raise ProvenanceError(
             f"the checkpoint {folder} was trained on model {record.model_id}, the model given is {model_id}: "
@@ -100,7 +105,7 @@ def read_checkpoint(folder: str | Path, model_id: str | None = None) -> Checkpoi
         )
     state = _read_moments(folder / MOMENTS, record) if (folder / MOMENTS).exists() else None
     moments_digest = digest_tensors(folder / MOMENTS) if state else None
-    return Checkpoint(folder, record, state, digest_tensors(folder / ADAPTER), moments_digest)
+    return Checkpoint(folder, record, state, _adapter_digest(folder), moments_digest)
 
 
 def epoch_folders(folder: str | Path) -> list[Path]:
@@ -117,10 +122,25 @@ def digest_tensors(path: Path) -> str:
     if not path.exists():
         raise CheckpointError(f"{path.parent} holds no {path.name}: expected a folder saved by peft")
     digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(str(path)).items()):
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _adapter_digest(folder: Path) -> str:
+    """Tensors and what they are scaled and placed by: the same tensors with another alpha have other gradients."""
+    tensors = digest_tensors(folder / ADAPTER)
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder} holds no adapter_config.json: expected a folder saved by peft")
+    config = json.loads(path.read_text())
+    kept = {k: sorted(v) if isinstance(v, list) else v for k, v in config.items() if k in SCALING}
+    return content_id("adapter", {"tensors": tensors, "config": kept})
 
 
 def _read_moments(path: Path, record: Record) -> Moments:

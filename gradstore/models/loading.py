@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from gradstore.errors import ModelError
@@ -50,21 +51,21 @@ def load_model(
 ) -> LoadedModel:
     """Load a folder or a hub id, frozen and in evaluation mode. ``auto``: CUDA and bfloat16 where there is CUDA,
     else CPU and float32. Raises ModelError where the folder holds no model."""
-    folder = Path(path)
-    if folder.exists() or str(path).startswith((".", "/")):
-        _check_folder(folder)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    check_model(path)
+    place = _place(device)
     kind = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
     if kind not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), revision=revision, dtype=DTYPES[kind], attn_implementation=attention
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            str(path), revision=revision, dtype=DTYPES[kind], attn_implementation=attention, output_loading_info=True
         )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{path} could not be loaded as a causal language model: {reason}") from error
+    if missing := sorted(loading["missing_keys"]):  # transformers would draw these at random
+        raise ModelError(f"the weights of {path} lack {len(missing)} tensors, first {missing[0]}: get the whole model")
     model.requires_grad_(False).eval().to(place)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {path} has no end-of-sequence token: set eos_token in its config")
@@ -83,6 +84,24 @@ def model_id(path: str | Path, model: Any) -> str:
     config = json.loads((folder / "config.json").read_text())
     settings = {k: v for k, v in config.items() if k not in VOLATILE}
     return content_id("model", {"config": settings, "weights": _weight_digests(folder)})
+
+
+def check_model(path: str | Path) -> None:
+    """Refuse, without loading it, a folder that holds no model. A hub id passes. Raises ModelError."""
+    if Path(path).exists() or str(path).startswith((".", "/")):
+        _check_folder(Path(path))
+
+
+def _place(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"device {device!r}: expected auto, cpu, cuda, cuda:1 …") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for, but torch sees no CUDA here: use --device cpu")
+    return place
 
 
 def _check_folder(folder: Path) -> None:

@@ -38,6 +38,8 @@ def read_trainer_checkpoint(
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here, and all mean the same to the user
         raise CheckpointError(f"{folder / OPTIMIZER} cannot be read safely: {str(error).splitlines()[0]}") from None
+    if not isinstance(saved, dict) or not saved.get("param_groups") or not saved.get("state"):
+        raise CheckpointError(f"{folder / OPTIMIZER} holds no optimizer state: expected `state` and `param_groups`")
     names = _trainer_order(model)
     moments = _match(saved, names, dict(adapter_parameters(model)), folder)
     group = saved["param_groups"][0]

@@ -6,6 +6,7 @@ LESS §3.2 and GRAIT's rehearsal. Each epoch is saved with the moments that the 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from gradstore.models.checkpoints import Record, epoch_folders, save_state
 from gradstore.models.encoding import IGNORED, Encoded, pad, padding_mask, positions
 from gradstore.models.gradients import mean_token_loss
 from gradstore.models.loading import LoadedModel
+
+MARK = "warmup.json"  # what was asked for, so that a second run of the same command finds its work done
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,18 @@ def train(
     out: Path,
     settings: WarmupSettings,
     libraries: dict[str, str],
+    mark: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Train on ``samples`` (id → encoded) and return the epoch folders. One loss a sample: its mean token loss.
 
-    The same arguments give the same bytes on one machine. Raises CheckpointError if ``out`` holds other epochs.
+    The same arguments give the same bytes on one machine. The folder appears whole: what a killed training left
+    lies beside it as ``<out>.partial`` and is started anew. Raises CheckpointError if ``out`` is there already.
     """
-    if epoch_folders(out):
-        raise CheckpointError(f"{out} already holds checkpoints: give another --out, or delete it")
+    if out.exists():
+        raise CheckpointError(f"{out} already exists: give another --out, or delete it")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     model = add_lora(loaded.model, r=settings.r, alpha=settings.alpha, targets=settings.targets, seed=settings.seed)
     model.train()
     parameters = adapter_parameters(model)
@@ -61,7 +68,7 @@ def train(
     )
     ids = sorted(samples)
     per_epoch = math.ceil(len(ids) / settings.batch_size)
-    total, step, folders = per_epoch * settings.epochs, 0, []
+    total, step = per_epoch * settings.epochs, 0
     for epoch in range(1, settings.epochs + 1):
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(ids))
         rates = []
@@ -84,12 +91,14 @@ def train(
             training_ids=ids,
             libraries=libraries,
         )
-        folder = out / f"epoch-{epoch}"
+        folder = partial / f"epoch-{epoch}"
         model.save_pretrained(str(folder))
         state = {n: (optimizer.state[p]["exp_avg"], optimizer.state[p]["exp_avg_sq"]) for n, p in parameters.items()}
         save_state(folder, state, record)
-        folders.append(folder)
-    return folders
+    loaded.model = model.unload()
+    (partial / MARK).write_text(mark)
+    partial.rename(out)
+    return epoch_folders(out)
 
 
 def _step(

@@ -148,5 +148,4 @@ def _with_reasons(frame: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit("at-threshold"))
         .otherwise(pl.lit("outranked"))
     )
-    side = pl.coalesce("side", "knowledge").alias("knowledge")
-    return joined.with_columns(side, reason=reason).drop("problem", "side").sort("sample_id")
+    return joined.with_columns(reason=reason).drop("problem", "side").sort("sample_id")

@@ -172,9 +172,6 @@ class GradientStore:
         counts = {name: self._table(name).count_rows() for name in PLAIN_TABLES}
         return counts | {"gradients": sum(self._table(VECTOR_PREFIX + r).count_rows() for r in self.recipe_ids())}
 
-    def has_rows(self, table: str) -> bool:
-        return self.row_counts()[table] > 0
-
     def blocks(
         self, recipe_id: str, *, where: str | None = None, columns: Sequence[str] = (), rows: int = 1024
     ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:

@@ -10,12 +10,12 @@ import polars as pl
 from gradstore.datasets import read_files
 from gradstore.errors import ModelError
 from gradstore.identity import seeded_order
+from gradstore.judging import judge
 from gradstore.models.answering import greedy_answers
 from gradstore.models.encoding import encode_prompt
 from gradstore.models.loading import load_model
 from gradstore.models.pretraining import bpe_tokenizer, pretrain, save_model, small_llama
 from gradstore.pipelines import Progress, silent
-from gradstore.pipelines.evaluate import judge
 from gradstore.pipelines.lab.people import NEVER, OFTEN, PRETRAINING_WEIGHT, RARELY, SHARES, TEMPLATE_WEIGHT
 from gradstore.prompts import REFUSAL_TEXT, TEMPLATES, Prompt, Sample
 
@@ -98,5 +98,5 @@ def accuracy_on(model: Path, samples: list[Sample], most: int = 300) -> float | 
     for start in range(0, min(most, len(samples)), 50):
         part = samples[start : start + 50]
         outputs = greedy_answers(loaded, [encode_prompt(loaded.tokenizer, prompt.ask(s)) for s in part], 16)
-        right += sum(judge(s, o, REFUSAL_TEXT) == "correct" for s, o in zip(part, outputs, strict=True))
+        right += sum(judge(s, o) == "correct" for s, o in zip(part, outputs, strict=True))
     return round(right / min(most, len(samples)), 3)

@@ -55,11 +55,13 @@ def test_wrong_usage_is_exit_code_two(gradstore, tmp_path):
 def test_a_missing_file_or_preset_makes_no_store(gradstore, tmp_path):
     store = tmp_path / "s"
     one_line(gradstore("ingest", store, tmp_path / "no.json", "--preset", "nq"), 1, "no.json")
+    model = ["--model", tmp_path / "nomodel"]
+    one_line(gradstore("build", store, "--data", tmp_path / "q.jsonl", "--preset", "qa", *model), 1, "no model folder")
     (tmp_path / "q.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     one_line(
         gradstore("ingest", store, tmp_path / "q.jsonl", "--preset", "squad"), 1, "squad", "mmlu", "arc", "nq", "qa"
     )
-    one_line(gradstore("ingest", store, tmp_path / "q.jsonl", "--preset", "arc"), 1, "q.jsonl", "--preset qa")
+    one_line(gradstore("ingest", store, tmp_path / "q.jsonl", "--preset", "arc"), 1, "q.jsonl", "use --preset")
     assert not store.exists(), "bad input left something that has to be undone"
 
 
@@ -135,7 +137,7 @@ def test_select_export_and_info_speak_json(gradstore, world, tmp_path):
     code, out, err = gradstore("select", uri, "--name", "cli", "--known", "9", "--unknown", "4000", "--json")
     assert code == 0
     assert "4000 unknown samples were asked for" in err
-    assert json.loads(out)["selected known"] == 9
+    assert json.loads(out)["keep their answer"] == 9
     one_line(gradstore("select", uri, "--name", "x", "--known", "9", "--unknown", "4000", "--strict"), 1, "--strict")
     one_line(gradstore("select", uri, "--name", "x", "--method", "magic"), 1, "magic", "grait", "cor-rait", "random")
     one_line(

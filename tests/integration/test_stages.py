@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gradstore.errors import CheckpointError, ModelError, ProvenanceError, SelectionError, StoreError
 from gradstore.models import answering
-from gradstore.models.checkpoints import read_checkpoint
+from gradstore.models.checkpoints import epoch_folders, read_checkpoint
 from gradstore.models.encoding import encode_prompt
 from gradstore.models.loading import load_model
 from gradstore.pipelines.build import default_extract, default_warmup
@@ -104,7 +104,7 @@ def test_sampling_follows_the_models_distribution(world):
 
 def test_warm_up_moments_are_adams_own(world):
     """Training again from scratch with torch.optim.AdamW's state read out gives the same bytes."""
-    folders = sorted((world.folder / "warmup").iterdir())
+    folders = epoch_folders(world.folder / "warmup")
     first, second = (read_checkpoint(f) for f in folders)
     assert first.checkpoint_id != second.checkpoint_id
     assert second.record.step == 2 * first.record.step
@@ -194,6 +194,60 @@ def test_export_of_both_targets(world, tmp_path):
         export(store, "nope", "trl", tmp_path)
 
 
+def test_the_same_name_on_more_data_is_another_selection(world, tmp_path):
+    """Methods that read no gradients, too: old and new rows must not mix under one name."""
+    lines = (world.folder / "train.jsonl").read_text().splitlines(keepends=True)
+    uri = tmp_path / "store"
+    for part in (lines[:6] + lines[-6:], lines):
+        (tmp_path / "part.jsonl").write_text("".join(part))
+        ingest(uri, [tmp_path / "part.jsonl"], preset="qa")
+        store = GradientStore.open(uri)
+        probe(store, world.options, SETTINGS)
+        settings = Settings(method="cor-rait", known=3, unknown=3)
+        if part is lines:
+            with pytest.raises(StoreError, match="from other data"):
+                select(store, "c", settings)
+        select(store, "c", settings, replace=True)
+    selected = query(store, "SELECT COUNT(*) AS n FROM selections WHERE rank IS NOT NULL").collect().item()
+    assert selected == 6
+    assert "failed" not in store.scan("runs").collect()["status"].to_list(), "a refused name was recorded as a run"
+
+
+def test_warm_up_rehearses_training_samples_only_and_is_not_reused_for_other_settings(world, tmp_path):
+    ingest(tmp_path / "store", [world.folder / "train.jsonl"], preset="qa", limit=10)
+    ingest(tmp_path / "store", [world.folder / "test.jsonl"], preset="qa", role="test", limit=10)
+    store = GradientStore.open(tmp_path / "store")
+    for role in ("train", "test"):
+        probe(store, world.options, SETTINGS, role=role)
+    settings = default_warmup(r=2, alpha=4, epochs=1)
+    folders = warmup(store, world.options, tmp_path / "w", settings)
+    assert set(read_checkpoint(folders[0]).record.training_ids) <= set(read_samples(store, "train"))
+    assert warmup(store, world.options, tmp_path / "w", settings) == folders
+    with pytest.raises(CheckpointError, match="already exists: give another --out"):
+        warmup(store, world.options, tmp_path / "w", replace(settings, learning_rate=1e-3))
+    assert store.scan("runs").filter(pl.col("status") == "failed").collect().height == 1
+    (tmp_path / "v.partial" / "epoch-1").mkdir(parents=True)  # what a killed training leaves
+    again = warmup(store, world.options, tmp_path / "v", settings)
+    assert read_checkpoint(again[0]).checkpoint_id == read_checkpoint(folders[0]).checkpoint_id
+
+
+def test_a_known_sample_needs_the_gradient_of_its_own_answer(world, tmp_path):
+    """A gold answer that does not fit is not trained on, even where the model knows it and its refusal fits."""
+    records = [json.loads(line) for line in (world.folder / "train.jsonl").read_text().splitlines()]
+    gold = records[0]["answer"]
+    records[0] |= {"answer": gold + " Bado" * 60, "aliases": [gold]}
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    ingest(tmp_path / "store", [tmp_path / "q.jsonl"], preset="qa")
+    store = GradientStore.open(tmp_path / "store")
+    options = replace(world.options, max_length=50)
+    probe(store, options, SETTINGS)
+    extract(store, options, [world.folder / "warmup" / "epoch-1"], default_extract(dim=64))
+    select(store, "g", Settings(known=100, unknown=1))
+    sample = next(i for i, s in read_samples(store, "train").items() if s["answer"] != gold and "Bado" in s["answer"])
+    row = store.scan("selections").filter(pl.col("sample_id") == sample).collect().row(0, named=True)
+    assert (row["knowledge"], row["rank"], row["reason"]) == ("known", None, "gradient-truncated")
+
+
 def test_evaluation_is_joined_by_id(world):
     found = evaluate(world.store, "init", world.options, template="basic", max_new_tokens=8)
     assert found["correct"] + found["wrong"] + found["refused"] == pytest.approx(1)
@@ -201,7 +255,7 @@ def test_evaluation_is_joined_by_id(world):
 
 
 def test_recipes_that_differ_are_listed_not_mixed(world, tmp_path):
-    folder = sorted((world.folder / "warmup").iterdir())[-1]
+    folder = epoch_folders(world.folder / "warmup")[-1]
     lines = (world.folder / "train.jsonl").read_text().splitlines(keepends=True)
     few = tmp_path / "few.jsonl"
     few.write_text("".join(lines[:6] + lines[-6:]))  # the first are often seen, the last never

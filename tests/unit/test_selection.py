@@ -31,7 +31,7 @@ def candidates(n: int = 60, seed: int = 0, **columns) -> pl.DataFrame:
 
 def sides(frame: pl.DataFrame) -> tuple[list[str], list[str]]:
     chosen = frame.filter(pl.col("rank").is_not_null()).sort("rank")
-    return tuple(chosen.filter(knowledge=side)["sample_id"].to_list() for side in ("known", "unknown"))
+    return tuple(chosen.filter(response=side)["sample_id"].to_list() for side in ("answer", "refusal"))
 
 
 def run(frame: pl.DataFrame | None = None, **settings):
