@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def extract(
         for number, checkpoint in enumerate(found, start=1):
             work = _Work(store, loaded, checkpoint, prompt, recipe["recipe_id"], settings, options)
             label = f"extract {checkpoint.record.name} ({number}/{len(found)})"
-            statuses += work.run(samples, then, lambda done, total, label=label: progress(label, done, total))
+            statuses += work.run(samples, then, partial(progress, label))
         counts = {"samples": len(samples), "checkpoints": len(found), "new": sum(statuses.values()), **statuses}
         run.finish(counts, [table, "checkpoints", "recipes", "prompts"])
     if run.resumed and store.versions(["samples"])["samples"] != run.versions["samples"]:

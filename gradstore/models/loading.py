@@ -58,12 +58,13 @@ def load_model(
         raise ModelError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(path), revision=revision, dtype=DTYPES[kind], attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{path} could not be loaded as a causal language model: {reason}") from error
+    model, loading = loaded
     if missing := sorted(loading["missing_keys"]):  # transformers would draw these at random
         raise ModelError(f"the weights of {path} lack {len(missing)} tensors, first {missing[0]}: get the whole model")
     model.requires_grad_(False).eval().to(place)
