@@ -15,100 +15,75 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 store_argument = click.argument("store")
 
 
+WHOLE = click.IntRange(min=1)
+MODEL = {
+    "model": click.option("--model", required=True, help="Model folder or hub id."),
+    "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
+    "dtype": click.option(
+        "--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16", "float16"])
+    ),
+    "attention": click.option("--attn", "attention", default="sdpa", show_default=True, help="Implementation."),
+    "revision": click.option("--revision", help="Commit or tag of a hub model."),
+    "max_length": click.option(
+        "--max-length", default=2048, type=WHOLE, show_default=True, help="Tokens; longer samples are set aside."
+    ),
+    "batch_tokens": click.option(
+        "--batch-tokens", default=16_384, type=WHOLE, show_default=True, help="Padded tokens a batch."
+    ),
+}
+PROBE = {
+    "template": click.option("--template", default="basic", show_default=True, help="Prompt template."),
+    "shots": click.option(
+        "--shots", default=0, type=click.IntRange(min=0), show_default=True, help="Demos, from samples of role demo."
+    ),
+    "n_samples": click.option(
+        "--samples", "n_samples", default=10, type=WHOLE, show_default=True, help="Answers drawn for an open question."
+    ),
+    "temperature": click.option("--temperature", default=1.0, show_default=True, help="Of the draws."),
+    "max_new_tokens": click.option(
+        "--max-new-tokens", default=32, type=WHOLE, show_default=True, help="Tokens of an answer."
+    ),
+    "seed": click.option("--seed", default=0, show_default=True, help="Of the draws."),
+    "certainty": click.option(
+        "--certainty", default="agreement", show_default=True, type=click.Choice(["agreement", "cosine"])
+    ),
+    "embedder": click.option("--embedder", help="For --certainty cosine (default all-MiniLM-L6-v2)."),
+}
+
+
 def model_options(command: Callable) -> Callable:
     """Adds --model and how to run it; the command gets one ``options`` (ModelOptions)."""
-    options = [
-        click.option("--model", required=True, help="Model folder or hub id."),
-        click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
-        click.option(
-            "--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16", "float16"])
-        ),
-        click.option("--attn", default="sdpa", show_default=True, help="Attention implementation."),
-        click.option("--revision", help="Commit or tag of a hub model."),
-        click.option(
-            "--max-length",
-            default=2048,
-            type=click.IntRange(min=2),
-            show_default=True,
-            help="Tokens; longer samples are set aside.",
-        ),
-        click.option(
-            "--batch-tokens",
-            default=16_384,
-            type=click.IntRange(min=1),
-            show_default=True,
-            help="Padded tokens a batch.",
-        ),
-    ]
 
-    @functools.wraps(command)
-    def wrapper(
-        model: str,
-        device: str,
-        dtype: str,
-        attn: str,
-        revision: str | None,
-        max_length: int,
-        batch_tokens: int,
-        **rest: Any,
-    ) -> Any:
+    def make(**given: Any) -> Any:
         from gradstore.pipelines import ModelOptions
 
-        return command(options=ModelOptions(model, device, dtype, attn, revision, max_length, batch_tokens), **rest)
+        return ModelOptions(**given)
 
-    for option in reversed(options):
-        wrapper = option(wrapper)
-    return wrapper
+    return _bundle(command, MODEL, "options", make)
 
 
 def probe_options(command: Callable) -> Callable:
-    """Adds the settings of a probe; the command gets one ``probe_settings``."""
-    options = [
-        click.option("--template", default="basic", show_default=True, help="Prompt template."),
-        click.option(
-            "--shots",
-            default=0,
-            type=click.IntRange(min=0),
-            show_default=True,
-            help="Demos, drawn from samples of role demo.",
-        ),
-        click.option(
-            "--samples",
-            default=10,
-            type=click.IntRange(min=1),
-            show_default=True,
-            help="Answers drawn for an open question.",
-        ),
-        click.option("--temperature", default=1.0, show_default=True, help="Of the draws."),
-        click.option(
-            "--max-new-tokens", default=32, type=click.IntRange(min=1), show_default=True, help="Tokens of an answer."
-        ),
-        click.option("--seed", default=0, show_default=True, help="Of the draws."),
-        click.option("--certainty", default="agreement", show_default=True, type=click.Choice(["agreement", "cosine"])),
-        click.option("--embedder", help="Sentence-transformer for --certainty cosine (default all-MiniLM-L6-v2)."),
-    ]
+    """Adds the settings of a probe; the command gets one ``probe_settings`` (ProbeSettings)."""
 
-    @functools.wraps(command)
-    def wrapper(
-        template: str,
-        shots: int,
-        samples: int,
-        temperature: float,
-        max_new_tokens: int,
-        seed: int,
-        certainty: str,
-        embedder: str | None,
-        **rest: Any,
-    ) -> Any:
+    def make(**given: Any) -> Any:
         from gradstore.pipelines.probe import ProbeSettings
 
-        extra = {"embedder": embedder} if embedder else {}
-        settings = ProbeSettings(template, shots, samples, temperature, max_new_tokens, seed, certainty, **extra)
-        return command(probe_settings=settings, **rest)
+        return ProbeSettings(**{k: v for k, v in given.items() if v is not None})
 
-    for option in reversed(options):
-        wrapper = option(wrapper)
-    return wrapper
+    return _bundle(command, PROBE, "probe_settings", make)
+
+
+def _bundle(command: Callable, options: Mapping[str, Callable], name: str, make: Callable) -> Callable:
+    """Put ``options`` (parameter → click option) on a command that takes them as one argument called ``name``."""
+
+    @functools.wraps(command)
+    def bundled(**given: Any) -> Any:
+        own = {parameter: given.pop(parameter) for parameter in options}
+        return command(**{name: make(**own)}, **given)
+
+    for option in reversed(options.values()):
+        bundled = option(bundled)
+    return bundled
 
 
 @contextmanager
