@@ -81,7 +81,7 @@ def _bundle(command: Callable, options: Mapping[str, Callable], name: str, make:
         own = {parameter: given.pop(parameter) for parameter in options}
         return command(**{name: make(**own)}, **given)
 
-    for option in reversed(options.values()):
+    for option in reversed(list(options.values())):
         bundled = option(bundled)
     return bundled
 
