@@ -11,7 +11,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'  # first: an open range would bring CUDA
-	$(PIP) install -c constraints.txt -e '.[extract,trl,text,dev]'
+	$(PIP) install -c constraints.txt -e '.[trl,text,triton,quant,dev]'
 	touch $@
 
 demo: $(STAMP)  ## the whole story on a model trained on the spot, in ./demo

@@ -5,6 +5,7 @@ import os
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is first imported: its kernels then run on the CPU
 # The models here are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -36,6 +36,36 @@ def sketched(values: Sequence[float], seed: int, name: str, dim: int, sparsity: 
     return out
 
 
+def dense_sign(seed: int, name: str, dim: int, i: int, j: int) -> int:
+    """Sign of row i, column j of a Rademacher matrix: bit j mod 64 of the row's hash number j div 64."""
+    start = int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "little")
+    hashed = splitmix64(start + (i * math.ceil(dim / 64) + j // 64) * 0x9E3779B97F4A7C15)
+    return -1 if hashed >> j % 64 & 1 else 1
+
+
+# -- features (Kingma & Ba 2015, Alg. 1; LESS §3.1) ------------------------------------------------------------
+
+
+def feature(kind: str, g: float, m: float, v: float, *, step: int, beta1: float, beta2: float, eps: float) -> float:
+    """Γ of one coordinate; ``step`` steps were taken before. 0/0 is 0: what never had a gradient does not move."""
+
+    def adam(g: float) -> float:
+        t = step + 1
+        m_hat = (beta1 * m + (1 - beta1) * g) / (1 - beta1**t)
+        v_hat = (beta2 * v + (1 - beta2) * g * g) / (1 - beta2**t)
+        return m_hat / (math.sqrt(v_hat) + eps)
+
+    if kind == "sgd":
+        return g
+    if kind == "sign":
+        return math.copysign(1, g) if g else 0.0
+    if kind == "less":
+        return (0.9 * m + 0.1 * g) / math.sqrt(0.999 * v + 0.001 * g * g + 1e-8)
+    if kind == "second-moment":
+        return g / (math.sqrt(v) + eps)
+    return adam(g) - (adam(0.0) if kind == "adam-delta" else 0.0)
+
+
 # -- float16 (IEEE 754 binary16) -------------------------------------------------------------------------------
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.dora import DoraLinearLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -46,40 +48,74 @@ def load_adapter(model: Any, folder: Path) -> PeftModel:
     return adapted
 
 
-def lora_linears(model: PeftModel) -> dict[str, nn.Linear]:
-    """Every trained matrix of the adapter: parameter name (as saved) → the linear module that holds it.
+@dataclass(frozen=True)
+class Site:
+    """A module with parameters of its own that the adapter trains. ``names``: its attribute → the name as saved.
 
-    Raises ModelError for what is not a plain LoRA pair on a linear layer; its gradient would be wrong or missing.
+    ``layer`` is the LoRA layer around a lora_A: its input is the same numbers, in the base model's narrower type,
+    and one tensor for query, key and value alike. ``probed``: DoRA also sends an identity matrix through the module,
+    to learn a norm whose gradient it drops.
     """
-    found: dict[str, nn.Linear] = {}
-    known: set[int] = set()
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer):
-            continue
-        for side in ("lora_A", "lora_B"):
-            if ADAPTER not in getattr(module, side):
-                continue
-            linear = getattr(module, side)[ADAPTER]
-            if (
-                not isinstance(linear, nn.Linear)
-                or linear.bias is not None
-                or getattr(module, "use_dora", {}).get(ADAPTER)
-            ):
-                raise ModelError(f"{name}.{side} is not a plain LoRA matrix (DoRA, a bias, or a convolution)")
-            found[f"{name}.{side}.weight"] = linear
-            known.add(id(linear.weight))
-    others = [n for n, p in adapter_parameters(model).items() if id(p) not in known]
-    if others or not found:
-        raise ModelError(f"only LoRA on linear layers is read; besides it this adapter trains {others or 'nothing'}")
+
+    module: nn.Module
+    names: dict[str, str]
+    layer: nn.Module | None = None
+    probed: bool = False
+
+
+def trained_sites(model: PeftModel) -> list[Site]:
+    """Where every trained parameter of the adapter sits, in the order of modules.
+
+    Raises ModelError for what has no per-sample gradient here: parameters that are no module's own (LoRA on
+    embeddings, trainable tokens), and parameters that two modules share.
+    """
+    name_of = {id(p): n for n, p in adapter_parameters(model).items()}
+    around = {id(m.lora_A[ADAPTER]): m for m in model.modules() if _is_plain(m)}
+    dora = {id(s[ADAPTER]) for m in model.modules() if _is_dora_layer(m) for s in (m.lora_A, m.lora_B)}
+    found: list[Site] = []
+    seen: dict[int, str] = {}
+    for path, module in model.named_modules():
+        own = {a: name_of[id(p)] for a, p in module._parameters.items() if p is not None and id(p) in name_of}
+        for attribute, name in own.items():
+            if isinstance(module, nn.ParameterDict):
+                raise ModelError(f"{name} is not part of a linear layer: LoRA on embeddings and trainable tokens are not read")
+            if (key := id(module._parameters[attribute])) in seen:
+                raise ModelError(f"{name} is shared by {seen[key]} and {path}: untie them, or leave them out of the adapter")
+            seen[key] = path
+        if own:
+            found.append(Site(module, own, around.get(id(module)), id(module) in dora))
+    if len(seen) != len(name_of) or not found:
+        lost = sorted(n for i, n in name_of.items() if i not in seen)
+        raise ModelError(f"this adapter trains nothing that is read here: {lost or 'it has no parameters'}")
     return found
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
-    """What training the adapter would change, in the order of ``named_parameters``; names as saved."""
-    marks = ("lora_", "modules_to_save")
+    """What training the adapter would change, in the order of ``named_parameters``; names as peft saves them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about embeddings, which are asked for below
+        saved = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    name_at = {(t.data_ptr(), t.shape): n for n, t in saved.items()}
     return {
-        name.replace(f".{ADAPTER}.", "."): p for name, p in model.named_parameters() if any(m in name for m in marks)
+        name: p for p in model.parameters() if (name := name_at.get((p.data_ptr(), p.shape))) is not None and p.numel()
     }
+
+
+def is_dora(module: nn.Module) -> bool:
+    """Whether this is the magnitude vector of a DoRA layer."""
+    return isinstance(module, DoraLinearLayer)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """A LoRA layer whose lora_A sees the layer's own input, cast to its type."""
+    if not isinstance(module, LoraLayer) or ADAPTER not in module.lora_A:
+        return False
+    variant = getattr(module, "lora_variant", {})
+    return ADAPTER not in variant or _is_dora_layer(module)
+
+
+def _is_dora_layer(module: nn.Module) -> bool:
+    return isinstance(module, LoraLayer) and bool(getattr(module, "use_dora", {}).get(ADAPTER))
 
 
 def _check_loaded(model: PeftModel, folder: Path) -> None:

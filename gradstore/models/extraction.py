@@ -10,13 +10,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from gradstore.models.adapters import lora_linears
+from gradstore.models.adapters import trained_sites
 from gradstore.models.encoding import Encoded
-from gradstore.models.features import Moments, direction
-from gradstore.models.gradients import GradientHooks, backward
-from gradstore.models.loading import LoadedModel
+from gradstore.models.features import Direction, Moments, direction
+from gradstore.models.gradients import GradientHooks
+from gradstore.models.loading import LoadedModel, checkpoint_activations
+from gradstore.models.losses import SHARES_PROMPTS, Forward
 from gradstore.models.projection import Projector
 from gradstore.sketch import Sketch
+
+HALF_LOSS_SCALE = 1024.0  # float16 gradients of a mean loss fall below its smallest number; a power of two is exact
+SHARING_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}  # of a loss, relative
 
 
 @dataclass(frozen=True)
@@ -29,25 +33,116 @@ class Item:
 
 
 class Extractor:
-    """A model with its adapter, hooked once, that turns batches into gradient rows."""
+    """A model with its adapter, hooked once, that turns batches into gradient rows. Close it to free the model.
+
+    ``reduction`` of a sample's loss: mean | sum over its tokens; ``backend``: see :class:`Projector`; ``thrifty``
+    computes activations twice rather than keep them.
+    """
 
     def __init__(
-        self, loaded: LoadedModel, adapted: Any, moments: Moments | None, feature: str, sketch: Sketch
+        self,
+        loaded: LoadedModel,
+        adapted: Any,
+        moments: Moments | None,
+        feature: str,
+        sketch: Sketch,
+        *,
+        reduction: str = "mean",
+        backend: str = "auto",
+        thrifty: bool = False,
     ) -> None:
         adapted.eval()  # dropout off: a gradient is a property of the sample, not of a mask
         adapted.requires_grad_(False)
-        self.model = adapted
+        if thrifty:
+            checkpoint_activations(adapted)
         self.loaded = loaded
         self.feature = feature
-        self.moments = _on_device(moments, loaded.device)
-        self.projector = Projector(sketch, loaded.device)
-        self.linears = lora_linears(adapted)
+        self.moments = moments
+        self.projector = Projector(sketch, loaded.device, backend)
+        sites = trained_sites(adapted)
+        head = adapted.get_output_embeddings()
+        self.forward = Forward(
+            adapted,
+            loaded.pad_id,
+            loaded.device,
+            reduction,
+            loaded.attention,
+            all_logits=any(site.module in set(head.modules()) for site in sites),
+        )
+        self.hooks = GradientHooks(sites, HALF_LOSS_SCALE if loaded.dtype.startswith("float16") else 1.0)
+        self._directions: dict[str, Direction] = {}
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        self.hooks.remove()
+
+    def direction(self, name: str) -> Direction:
+        """Γ of one parameter, made once."""
+        if name not in self._directions:
+            self._directions[name] = direction(self.feature, name, self.moments, self.loaded.device)
+        return self._directions[name]
 
     def rows(self, items: Sequence[Item], side: str = "right") -> pa.Table:
         """One row an item: sample_id, response, vector (dim float16, unit norm), norm, loss, n_tokens, status."""
         good = [item for item in items if item.encoded.status == "ok"]
-        sketches, losses = self._sketch([i.encoded for i in good], side) if good else (None, None)
-        vectors, norms, status = _normalise(sketches, losses, self.projector.sketch.dim)
+        if not good:
+            return self._table(items, [], *self._nothing())
+        return self._table(items, good, *self.sketches([i.encoded for i in good], side))
+
+    def pair_rows(self, pairs: Sequence[tuple[Item, Item]]) -> pa.Table:
+        """The same for two responses to one prompt each, both ok: the prompt goes through the model once."""
+        found = self.shared_sketches([(a.encoded, b.encoded) for a, b in pairs])
+        items = [pair[k] for k in (0, 1) for pair in pairs]
+        return self._table(items, items, *(torch.cat(halves) for halves in zip(*found, strict=True)))
+
+    def sketches(self, batch: Sequence[Encoded], side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
+        """Sketched features (b, dim) float32 and losses (b,) float32 of a batch, on the model's device."""
+        with self.hooks.recording(len(batch)), torch.enable_grad():
+            losses = self.forward.losses(batch, side)
+            return self._sketched(losses), losses.detach()
+
+    def shared_sketches(
+        self, pairs: Sequence[tuple[Encoded, Encoded]]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Sketches and losses of the first responses, then of the second."""
+        with self.hooks.recording(len(pairs)), torch.enable_grad():
+            first, second = self.forward.shared_losses(pairs)
+            return [(self._sketched(first, keep_graph=True), first.detach()), (self._sketched(second), second.detach())]
+
+    def can_share(self, first: Encoded, second: Encoded) -> bool:
+        """Whether this model gives both responses the same losses when their prompt goes through it once. It does not
+        where attention is not told by a mask alone: ALiBi, recurrent layers, a window shorter than the row."""
+        if self.loaded.attention not in SHARES_PROMPTS:
+            return False
+        window = getattr(self.loaded.model.config.get_text_config(), "sliding_window", None)
+        if window and window < len(first.ids) + len(second.ids):
+            return False
+        with torch.no_grad():
+            apart = torch.cat([self.forward.losses([e]) for e in (first, second)])
+            try:
+                together = torch.cat(self.forward.shared_losses([(first, second)]))
+            except Exception:  # a model that takes no mask of its caller's says so in many ways
+                return False
+        tolerance = SHARING_TOLERANCE[self.loaded.dtype.split("/")[0]]
+        return bool(((together - apart).abs() <= tolerance * apart.abs()).all())
+
+    def _sketched(self, losses: torch.Tensor, keep_graph: bool = False) -> torch.Tensor:
+        sketches = self.projector.zeros(len(losses))
+
+        def add(name: str, rows: slice, gradients: torch.Tensor) -> None:
+            self.projector.add(sketches[rows], name, gradients, self.direction(name))
+
+        self.hooks.backward(losses, add, keep_graph)
+        return sketches
+
+    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.projector.zeros(0), torch.zeros(0)
+
+    def _table(
+        self, items: Sequence[Item], good: Sequence[Item], sketches: torch.Tensor, losses: torch.Tensor
+    ) -> pa.Table:
+        loss = losses.float().cpu().numpy()
+        vectors, norms, status = _normalise(sketches.cpu().numpy(), loss)
         done = {(i.sample_id, i.response): n for n, i in enumerate(good)}
         at = [done.get((i.sample_id, i.response)) for i in items]
         kept = [status[n] if n is not None else item.encoded.status for n, item in zip(at, items, strict=True)]
@@ -58,34 +153,21 @@ class Extractor:
                 "response": [i.response for i in items],
                 "vector": _vectors(vectors, usable),
                 "norm": pa.array([None if n is None else norms[n] for n in usable], pa.float32()),
-                "loss": pa.array([None if n is None else losses[n] for n in usable], pa.float32()),  # type: ignore[index]
+                "loss": pa.array([None if n is None else loss[n] for n in usable], pa.float32()),
                 "n_tokens": pa.array([i.encoded.n_labels for i in items], pa.int32()),
                 "status": kept,
             }
         )
 
-    def _sketch(self, batch: Sequence[Encoded], side: str) -> tuple[np.ndarray, np.ndarray]:
-        pad_id = self.loaded.pad_id
-        with GradientHooks(self.linears) as hooks:
-            losses = backward(self.model, batch, pad_id=pad_id, device=self.loaded.device, side=side)
-            sketches = self.projector.zeros(len(batch))
-            for name, gradients in hooks.gradients():
-                self.projector.add(sketches, name, direction(self.feature, name, gradients, self.moments))
-        return sketches.T.cpu().numpy(), losses.cpu().numpy()
 
-
-def _normalise(
-    sketches: np.ndarray | None, losses: np.ndarray | None, dim: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _normalise(sketches: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Unit rows as float16, norms as float32, and a status each; norms are taken in float64."""
-    if sketches is None or losses is None:
-        return np.zeros((0, dim), np.float16), np.zeros(0, np.float32), []
-    norms = np.linalg.norm(sketches.astype(np.float64), axis=1)
+    norms = np.sqrt(np.einsum("ij,ij->i", sketches, sketches, dtype=np.float64))
     finite = np.isfinite(norms) & np.isfinite(losses)
     status = np.where(~finite, "nan", np.where(norms == 0, "zero", "ok"))
     safe = np.where(status == "ok", norms, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
-        vectors = (sketches / safe[:, None]).astype(np.float16)
+        vectors = (sketches / safe[:, None].astype(np.float32)).astype(np.float16)
     return vectors, norms.astype(np.float32), status.tolist()
 
 
@@ -96,10 +178,3 @@ def _vectors(vectors: np.ndarray, rows: Sequence[int | None]) -> pa.FixedSizeLis
     present = np.array([n is not None for n in rows])
     taken[present] = vectors[[n for n in rows if n is not None]]
     return pa.FixedSizeListArray.from_arrays(pa.array(taken.ravel()), dim, mask=pa.array(~present))
-
-
-def _on_device(moments: Moments | None, device: torch.device) -> Moments | None:
-    if moments is None:
-        return None
-    moved = {n: (m.to(device), v.to(device)) for n, (m, v) in moments.by_name.items()}
-    return Moments(moved, moments.step, moments.beta1, moments.beta2, moments.eps)

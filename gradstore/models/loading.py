@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from gradstore.errors import ModelError
 from gradstore.identity import content_id
@@ -75,6 +76,21 @@ def load_model(
     # A model's own generation settings (temperature, repetition penalty) would change what is measured.
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
     return LoadedModel(model, tokenizer, model_id(path, model), place, kind, attention)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Keep only each layer's input in the forward and compute the rest again in the backward: a third more time, a
+    fraction of the memory. The layers alone are put in training mode, which is when transformers does it; what is
+    inside them stays in evaluation mode, so dropout stays off."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
+
+
+def context_length(model: Any) -> int | None:
+    """The longest sequence that the model was made for, in tokens; None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def model_id(path: str | Path, model: Any) -> str:

@@ -1,0 +1,80 @@
+"""Gradient → feature → CountSketch in one Triton kernel (extra ``triton``).
+
+Deterministic without atomics: the hash is inverted once into lists of coordinates by bucket, and one program owns a
+tile of (buckets, rows) of the output. It walks its lists in ascending order of coordinate, reads each gradient, m and
+v there once, and adds in registers; nothing of the gradients' size is written. Gradients come transposed, so that
+the rows of a tile lie side by side and every read of a coordinate is one whole memory segment.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from gradstore.kernels.sketching import DELTA, PLAIN, ROOTED, SIGN
+from gradstore.models.features import Direction
+
+BUCKETS, ROWS = 16, 32
+
+
+@triton.jit
+def _kernel(
+    sketches, gradients, entries, offsets, a, v, k1, k2, e, scale, rows, dim,
+    KIND: tl.constexpr, HAS_A: tl.constexpr, BUCKETS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    bucket = tl.program_id(0) * BUCKETS + tl.arange(0, BUCKETS)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    start = tl.load(offsets + bucket, mask=bucket < dim, other=0)
+    count = tl.load(offsets + bucket + 1, mask=bucket < dim, other=0) - start
+    total = tl.zeros((BUCKETS, ROWS), dtype=tl.float32)
+    for step in range(0, tl.max(count)):
+        live = step < count
+        entry = tl.load(entries + start + step, mask=live, other=0)
+        i = (entry >> 1).to(tl.int64)
+        sign = (1 - 2 * (entry & 1)).to(tl.float32)
+        here = live[:, None] & (row < rows)[None, :]
+        value = tl.load(gradients + i[:, None] * rows + row[None, :], mask=here, other=0.0)
+        if KIND == 1:  # sign; x − x keeps a NaN
+            value = tl.where(value > 0, 1.0, tl.where(value < 0, -1.0, value - value))
+        elif KIND >= 2:
+            second = tl.load(v + i, mask=live, other=0.0)[:, None]
+            square = k2 * value * value
+            root = tl.sqrt_rn(second + square)
+            up = k1 * value
+            if KIND == 3:
+                both = root + tl.sqrt_rn(second)
+                grown = tl.where(both > 0, tl.div_rn(square, tl.where(both > 0, both, 1.0)), 0.0)
+                up = up - tl.load(a + i, mask=live, other=0.0)[:, None] * grown
+            elif HAS_A:
+                up = up + tl.load(a + i, mask=live, other=0.0)[:, None]
+            down = root + e
+            value = tl.where(down != 0, tl.div_rn(up, tl.where(down != 0, down, 1.0)), 0.0)
+        total += tl.where(here, value * sign[:, None] * scale, 0.0)
+    place = sketches + row[None, :].to(tl.int64) * dim + bucket[:, None]
+    inside = (bucket < dim)[:, None] & (row < rows)[None, :]
+    tl.store(place, tl.load(place, mask=inside, other=0.0) + total, mask=inside)
+
+
+def add_features(
+    sketches: torch.Tensor,
+    gradients: torch.Tensor,
+    entries: torch.Tensor,
+    offsets: torch.Tensor,
+    feature: Direction,
+    scale: float,
+) -> None:
+    """Add the sketched features of one parameter, in place.
+
+    sketches (rows, dim) float32; gradients (size, rows) float32, contiguous; entries and offsets as in
+    :class:`gradstore.models.projection.Lists`; scale 1/√s.
+    """
+    rows, dim = sketches.shape
+    assert (PLAIN, SIGN, ROOTED, DELTA) == (0, 1, 2, 3)  # the kernel's KIND
+    grid = (triton.cdiv(dim, BUCKETS), triton.cdiv(rows, ROWS))
+    has_a = feature.a.numel() > 0
+    a = feature.a if has_a else gradients  # never read then, but Triton wants a pointer
+    v = feature.v if feature.v.numel() else gradients
+    constants = (feature.k1, feature.k2, feature.e, scale)
+    shape = {"KIND": feature.kind, "HAS_A": has_a, "BUCKETS": BUCKETS, "ROWS": ROWS}
+    _kernel[grid](sketches, gradients, entries, offsets, a, v, *constants, rows, dim, **shape)
