@@ -16,6 +16,17 @@ store_argument = click.argument("store")
 
 
 WHOLE = click.IntRange(min=1)
+
+
+class BatchTokens(click.ParamType):
+    """A whole number, or ``auto`` (None)."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        return None if value == "auto" else WHOLE.convert(value, param, ctx)
+
+
 MODEL = {
     "model": click.option("--model", required=True, help="Model folder or hub id."),
     "device": click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 …"),
@@ -28,9 +39,19 @@ MODEL = {
         "--max-length", default=2048, type=WHOLE, show_default=True, help="Tokens; longer samples are set aside."
     ),
     "batch_tokens": click.option(
-        "--batch-tokens", default=16_384, type=WHOLE, show_default=True, help="Padded tokens a batch."
+        "--batch-tokens",
+        default=16_384,
+        type=BatchTokens(),
+        show_default=True,
+        help="Padded tokens a batch; auto: extract finds them once and records them.",
     ),
+    "load_in_4bit": click.option(
+        "--load-in-4bit", is_flag=True, help="Weights as nf4 (QLoRA); needs gradstore[quant]. Recorded in the recipe."
+    ),
+    "tf32": click.option("--tf32", is_flag=True, help="On CUDA, let float32 products lose 13 bits. Recorded."),
 }
+shard_option = click.option("--shard", help="Do part I of N only, as I/N: one job each of any scheduler.")
+devices_option = click.option("--devices", help="One process a device, as 0,1,2,3 (CUDA) or cpu,cpu.")
 PROBE = {
     "template": click.option("--template", default="basic", show_default=True, help="Prompt template."),
     "shots": click.option(
@@ -87,10 +108,17 @@ def _bundle(command: Callable, options: Mapping[str, Callable], name: str, make:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total) that draws bars with rate and time left on a terminal, and nothing elsewhere."""
+def progress() -> Iterator[Any]:
+    """A callback (stage, done, total, note) that draws bars on a terminal, and nothing elsewhere."""
+    with reporting() as (bar, _):
+        yield bar
+
+
+@contextmanager
+def reporting() -> Iterator[tuple[Any, Callable[[str], None]]]:
+    """The same, and where remarks go: to stderr, above the bars where there are any."""
     if not sys.stderr.isatty():
-        yield lambda stage, done, total: None
+        yield (lambda stage, done, total, note="": None), (lambda text: click.echo(text, err=True))
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -99,19 +127,19 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]} {task.fields[note]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def show(stage: str, done: int, total: int) -> None:
+        def show(stage: str, done: int, total: int, note: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, rate="")
+                tasks[stage] = bars.add_task(stage, total=total, completed=done, rate="", note="")
             speed = bars.tasks[tasks[stage]].speed
-            bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+            bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "", note=note)
 
-        yield show
+        yield show, lambda text: bars.console.print(text, markup=False, highlight=False)
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
@@ -121,7 +149,15 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max((len(k) for k in result), default=0)
     for key, value in result.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {'–' if v is None else v}" for k, v in value.items())
         click.echo(f"{key:<{width}}  {value}")
+
+
+def device_names(text: str) -> list[str]:
+    """``0,1`` → cuda:0, cuda:1; ``cpu,cpu`` as it is."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    return [f"cuda:{name}" if name.isdigit() else name for name in names]
 
 
 def field_mapping(pairs: tuple[str, ...]) -> dict[str, str] | None:

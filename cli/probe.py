@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradstore.cli.options import json_option, model_options, probe_options, progress, show, store_argument
+from gradstore.cli.options import (
+    device_names,
+    devices_option,
+    json_option,
+    model_options,
+    probe_options,
+    reporting,
+    shard_option,
+    show,
+    store_argument,
+)
 
 if TYPE_CHECKING:
     from gradstore.pipelines import ModelOptions
@@ -22,6 +32,8 @@ if TYPE_CHECKING:
 @click.option(
     "--role", type=click.Choice(["train", "demo", "test"]), default="train", show_default=True, help="Which samples."
 )
+@devices_option
+@shard_option
 @json_option
 def command(
     store: str,
@@ -30,6 +42,8 @@ def command(
     checkpoint: str | None,
     import_file: str | None,
     role: str,
+    devices: str | None,
+    shard: str | None,
     as_json: bool,
 ) -> None:
     """Measure correctness and certainty of every sample in STORE.
@@ -37,7 +51,8 @@ def command(
     Example: gradstore probe S --model meta-llama/Llama-3.1-8B-Instruct
     """
     from gradstore.pipelines.import_probe import import_probe
-    from gradstore.pipelines.probe import probe
+    from gradstore.pipelines.probe import probe, probe_on
+    from gradstore.pipelines.shards import Shard
     from gradstore.store import GradientStore
 
     if import_file and checkpoint:
@@ -46,6 +61,13 @@ def command(
     if import_file:
         show(import_probe(opened, import_file, options, probe_settings, role=role), as_json)
         return
-    with progress() as bar:
-        counts = probe(opened, options, probe_settings, checkpoint=checkpoint, role=role, progress=bar)
+    if devices and shard:
+        raise click.UsageError("--devices makes shards of its own: leave out --shard")
+    with reporting() as (bar, tell):
+        if devices:
+            names = device_names(devices)
+            counts = probe_on(names, store, options, probe_settings, checkpoint, role, progress=bar, tell=tell)
+        else:
+            part = Shard.parse(shard) if shard else Shard()
+            counts = probe(opened, options, probe_settings, checkpoint=checkpoint, role=role, shard=part, progress=bar)
     show(counts, as_json)

@@ -37,6 +37,10 @@ class ProvenanceError(GradstoreError):
     """Rows made by different models, checkpoints or recipes would be compared: name the one that is meant."""
 
 
+class ResourceError(GradstoreError):
+    """The disk, or a device's memory, cannot hold what was asked for: make room, or ask for less."""
+
+
 class SelectionError(GradstoreError):
     """A selection cannot be made from what the store holds: an empty group, a cap that is too low."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,8 @@ class Run:
     settings: Mapping[str, Any]
     versions: Mapping[str, int]
     resumed: bool
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
     _started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __enter__(self) -> Run:
@@ -47,7 +48,14 @@ class Run:
         if isinstance(error, GradstoreError):
             self._record("failed", finished_at=datetime.now(UTC))
 
-    def finish(self, counts: Mapping[str, int], writes: Iterable[str]) -> None:
+    def planned(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What the work is planned from: measured once, recorded, and the same when the run is resumed."""
+        if name not in self.plan:
+            self.plan[name] = measure()
+            self._record("started")
+        return self.plan[name]
+
+    def finish(self, counts: Mapping[str, Any], writes: Iterable[str]) -> None:
         """Record the counts and the versions written, and tag those versions with the stage."""
         self.counts = dict(counts)
         written = self.store.versions(writes)
@@ -63,6 +71,7 @@ class Run:
             "versions_read": json.dumps(self.versions, sort_keys=True),
             "versions_written": written,
             "counts": json.dumps(self.counts, sort_keys=True) if finished_at else None,
+            "plan": json.dumps(self.plan, sort_keys=True) if self.plan else None,
             "libraries": json.dumps(library_versions(), sort_keys=True),
             "started_at": self._started_at,
             "finished_at": finished_at,
@@ -82,8 +91,8 @@ def begin(store: GradientStore, stage: str, settings: Mapping[str, Any], reads: 
     if unfinished.height:
         # Newest first: an older one of the same settings was overtaken.
         row = unfinished.row(-1, named=True)
-        versions = json.loads(row["versions_read"])
-        return Run(store, row["run_id"], stage, settings, versions, True, _started_at=row["started_at"])
+        versions, plan = json.loads(row["versions_read"]), json.loads(row.get("plan") or "{}")
+        return Run(store, row["run_id"], stage, settings, versions, True, plan=plan, _started_at=row["started_at"])
     versions = store.versions(reads)
     run_id = content_id("run", {"stage": stage, "settings": dict(settings), "versions": versions})
     run = Run(store, run_id, stage, settings, versions, resumed=False)

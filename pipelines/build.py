@@ -10,11 +10,12 @@ from typing import Any
 from gradstore.models.loading import check_model
 from gradstore.models.warmup import WarmupSettings
 from gradstore.pipelines import ModelOptions, Progress, silent
-from gradstore.pipelines.extract import ExtractSettings, extract
+from gradstore.pipelines.extract import extract
 from gradstore.pipelines.ingest import ingest
 from gradstore.pipelines.probe import ProbeSettings, probe
+from gradstore.pipelines.recipes import ExtractSettings
 from gradstore.pipelines.warmup import warmup
-from gradstore.pipelines.work import read_exposure
+from gradstore.pipelines.work import read_exposure, work_folder
 from gradstore.store import GradientStore
 
 DEFAULTS = tomllib.loads((Path(__file__).parent / "build.toml").read_text())
@@ -69,10 +70,3 @@ def default_warmup(**changes: Any) -> WarmupSettings:
 def default_extract(**changes: Any) -> ExtractSettings:
     """The recipe of build.toml, with changes."""
     return ExtractSettings(**(DEFAULTS["extract"] | changes))
-
-
-def work_folder(uri: str | Path, work: str | Path | None) -> Path:
-    """Where adapters go: ``work``, else ``<store>.work`` beside a local store, else ``gradstore.work`` here."""
-    if work is not None:
-        return Path(work)
-    return Path("gradstore.work") if "://" in str(uri) else Path(str(uri).rstrip("/") + ".work")

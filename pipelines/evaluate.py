@@ -48,7 +48,7 @@ def evaluate(
     write_prompts(store, [prompt])
     settings = {"name": name, "model": options.model, "adapter": str(adapter) if adapter else None, "role": role}
     run = runs.begin(store, "evaluate", {**settings, "template": template}, ["samples"])
-    outputs = answer_all(loaded, prompt, samples, max_new_tokens, options.batch_tokens, progress)
+    outputs = answer_all(loaded, prompt, samples, max_new_tokens, options.tokens, progress)
     rows = [
         {
             "row_id": row_id(name, i),

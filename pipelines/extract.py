@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,43 +11,19 @@ from typing import Any
 import pyarrow as pa
 
 from gradstore import runs
-from gradstore.errors import CheckpointError, GradstoreError
-from gradstore.identity import content_id, row_id
-from gradstore.models.adapters import load_adapter
+from gradstore.errors import CheckpointError
 from gradstore.models.checkpoints import Checkpoint, epoch_folders, read_checkpoint
-from gradstore.models.encoding import encode
-from gradstore.models.extraction import Extractor, Item
-from gradstore.models.features import FEATURES
-from gradstore.models.loading import LoadedModel
-from gradstore.pipelines import ModelOptions, Progress, silent
-from gradstore.pipelines.model import load, special_tokens
+from gradstore.models.features import STATELESS
+from gradstore.pipelines import ModelOptions, Progress, silent, unsaid
+from gradstore.pipelines.checkpoint_rows import Bar, CheckpointRows
+from gradstore.pipelines.gradient_rows import Tally
+from gradstore.pipelines.model import load, longest_input, special_tokens
+from gradstore.pipelines.recipes import ExtractSettings, HowToRun, recipe_row
+from gradstore.pipelines.shards import Shard, on_devices
 from gradstore.pipelines.warmup import record
-from gradstore.pipelines.work import check_probed, make_prompt, pending, read_samples, write_prompts
-from gradstore.prompts import Prompt, Sample
+from gradstore.pipelines.work import check_probed, make_prompt, read_samples, write_prompts
 from gradstore.schemas import TABLES
-from gradstore.sketch import Sketch
 from gradstore.store import GradientStore
-
-RESPONSES = ("answer", "refusal")
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """What a gradient row is made of, besides model and checkpoint."""
-
-    feature: str = "adam"
-    dim: int = 8192
-    seed: int = 0
-    sparsity: int = 1
-    template: str = "refuse"
-
-    def __post_init__(self) -> None:
-        if self.feature not in FEATURES:
-            raise GradstoreError(f"feature {self.feature!r}: expected {', '.join(FEATURES)}")
-
-    @property
-    def sketch(self) -> Sketch:
-        return Sketch(dim=self.dim, seed=self.seed, sparsity=self.sparsity)
 
 
 def extract(
@@ -56,124 +31,100 @@ def extract(
     options: ModelOptions,
     checkpoints: Sequence[str | Path],
     settings: ExtractSettings | None = None,
+    how: HowToRun | None = None,
     *,
     progress: Progress = silent,
-) -> dict[str, int]:
+    tell: Callable[[str], None] = unsaid,
+) -> dict[str, Any]:
     """Write gradient rows of all training samples at each checkpoint folder (a warm-up folder means its epochs).
 
-    Resumes where it was stopped. Returns counts by status over the new rows. Raises ProvenanceError where a
-    checkpoint belongs to another model than the one given, or than the one probed.
+    Resumes where it was stopped. Returns counts by status over the new rows, rates, the peak of memory, and what the
+    features look like (:mod:`gradstore.models.diagnostics`); with ``estimate_only``, the estimate. Raises
+    ProvenanceError where a checkpoint belongs to another model than the one given, or than the one probed, and
+    ResourceError where the disk cannot hold the rows, or some samples do not fit in memory (the rest is written).
     """
-    settings = settings or ExtractSettings()
+    settings, how = settings or ExtractSettings(), how or HowToRun()
     samples = read_samples(store, "train")
-    folders = [f for given in checkpoints for f in epoch_folders(given) or [Path(given)]]
     loaded = load(options)
     check_probed(store, loaded.model_id)
-    found = [read_checkpoint(folder, loaded.model_id) for folder in folders]
-    _check_moments(found, settings.feature)
+    found = _read(checkpoints, loaded.model_id, settings.feature)
     prompt = make_prompt(store, settings.template, loaded.chat_template, special_tokens(loaded))
-    recipe = recipe_row(settings, prompt, options.max_length, loaded)
+    max_length = longest_input(options, loaded, tell)
+    recipe = recipe_row(settings, prompt, max_length, loaded)
+    work = CheckpointRows(
+        store, loaded, prompt, recipe["recipe_id"], settings, replace(options, max_length=max_length), how
+    )
+    if how.estimate_only:
+        return work.estimate(found[0], how.shard.of(samples), len(found), tell)
     asked = {
         "recipe_id": recipe["recipe_id"],
         "checkpoints": [c.checkpoint_id for c in found],
+        **{"shard": str(how.shard), "share_prompts": how.share_prompts},
         **asdict(options),
         **asdict(settings),
     }
     table = f"gradients_{recipe['recipe_id']}"
     present = [table] if recipe["recipe_id"] in store.recipe_ids() else []
     with runs.begin(store, "extract", asked, ["samples", *present]) as run:
-        samples = read_samples(store, "train", run.versions["samples"])
+        samples = how.shard.of(read_samples(store, "train", run.versions["samples"]))
         then = store.keys(table, version=run.versions[table]) if table in run.versions else set()
-        record(store, folders)
+        record(store, [c.folder for c in found])
         write_prompts(store, [prompt])
         store.write("recipes", pa.Table.from_pylist([recipe], schema=TABLES["recipes"].schema))
-        statuses: Counter[str] = Counter()
+        tally = Tally()
         for number, checkpoint in enumerate(found, start=1):
-            work = _Work(store, loaded, checkpoint, prompt, recipe["recipe_id"], settings, options)
-            label = f"extract {checkpoint.record.name} ({number}/{len(found)})"
-            statuses += work.run(samples, then, partial(progress, label))
-        counts = {"samples": len(samples), "checkpoints": len(found), "new": sum(statuses.values()), **statuses}
+            name = f"extract {checkpoint.record.name} ({number}/{len(found)})"
+            tell(f"{name}: learning rate {checkpoint.record.learning_rate:g}, its weight among checkpoints")
+            work.run(checkpoint, samples, then, run, tally, Bar(progress, name, tally), tell)
+        counts = work.summary(tally, len(samples), len(found), tell)
+        tally.check()
         run.finish(counts, [table, "checkpoints", "recipes", "prompts"])
     if run.resumed and store.versions(["samples"])["samples"] != run.versions["samples"]:
         # The run that was killed is done; samples that came since are another.
-        later = extract(store, options, checkpoints, settings, progress=progress)
-        return {k: v + counts.get(k, 0) if k not in ("samples", "checkpoints") else v for k, v in later.items()}
+        later = extract(store, options, checkpoints, settings, how, progress=progress, tell=tell)
+        return later | {k: later.get(k, 0) + counts.get(k, 0) for k in ("new", *tally.statuses)}
     return counts
 
 
-def recipe_row(settings: ExtractSettings, prompt: Prompt, max_length: int, loaded: LoadedModel) -> dict[str, Any]:
-    """The row of the ``recipes`` table; its id hashes all other columns."""
-    columns = {
-        "feature": settings.feature,
-        "loss_reduction": "mean",
-        "prompt_id": prompt.prompt_id,
-        "refusal_text": prompt.refusal_text,
-        "max_length": max_length,
-        "dtype": loaded.dtype,
-        "attention": loaded.attention,
-        **settings.sketch.as_columns(),
-    }
-    return {"recipe_id": content_id("recipe", columns), **columns}
+def extract_on(
+    devices: Sequence[str],
+    uri: str,
+    options: ModelOptions,
+    checkpoints: Sequence[str | Path],
+    settings: ExtractSettings,
+    how: HowToRun,
+    *,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = unsaid,
+) -> dict[str, Any]:
+    """Extract on several devices, one process each; the rows are those of one process. See :mod:`.shards`."""
+    stage = partial(_extract_shard, uri, options, tuple(map(str, checkpoints)), settings, how)
+    return on_devices(stage, devices, progress, tell)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """One checkpoint under one recipe."""
-
-    store: GradientStore
-    loaded: LoadedModel
-    checkpoint: Checkpoint
-    prompt: Prompt
-    recipe_id: str
-    settings: ExtractSettings
-    options: ModelOptions
-
-    def run(self, samples: dict[str, Sample], then: set[str], progress: Callable[[int, int], None]) -> Counter[str]:
-        """Write what is missing, commit by commit; counts the new rows by status."""
-        adapted = load_adapter(self.loaded.model, self.checkpoint.folder)
-        moments, sketch = self.checkpoint.moments, self.settings.sketch
-        extractor = Extractor(self.loaded, adapted, moments, self.settings.feature, sketch)
-        items = {i: _items(self.loaded, self.prompt, s, self.options.max_length) for i, s in samples.items()}
-        tail = (self.checkpoint.checkpoint_id, self.recipe_id)
-        keys = {i: [row_id(i, r, *tail) for r in RESPONSES] for i in samples}
-        lengths = {i: max(len(x.encoded.ids) for x in pair) for i, pair in items.items()}
-        now = self.store.keys("gradients")
-        done, total = sum(len(now.intersection(k)) for k in keys.values()), len(RESPONSES) * len(samples)
-        statuses: Counter[str] = Counter()
-        for commit in pending(lengths, keys, then, now, self.options.batch_tokens, copies=len(RESPONSES)):
-            parts: list[pa.Table] = []
-            for batch in commit:
-                parts.append(extractor.rows([item for i in batch for item in items[i]]))
-                progress(min(total, done + sum(p.num_rows for p in parts)), total)
-            rows = _with_keys(pa.concat_tables(parts), tail)
-            fresh = rows.filter(pa.array([k not in now for k in rows["row_id"].to_pylist()]))
-            self.store.write("gradients", rows)
-            statuses.update(fresh["status"].to_pylist())
-            done += fresh.num_rows
-        self.loaded.model = adapted.unload()
-        return statuses
+def _extract_shard(
+    uri: str,
+    options: ModelOptions,
+    checkpoints: Sequence[str],
+    settings: ExtractSettings,
+    how: HowToRun,
+    device: str,
+    shard: Shard,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    store, here = GradientStore.open(uri), replace(options, device=device)
+    return extract(store, here, checkpoints, settings, replace(how, shard=shard), progress=progress, tell=tell)
 
 
-def _check_moments(checkpoints: Sequence[Checkpoint], feature: str) -> None:
-    bare = [c.folder for c in checkpoints if c.moments is None]
-    if feature != "sgd" and bare:
+def _read(given: Sequence[str | Path], model_id: str, feature: str) -> list[Checkpoint]:
+    """The checkpoints of the folders given, with the moments that the feature needs."""
+    folders = [f for folder in given for f in epoch_folders(folder) or [Path(folder)]]
+    found = [read_checkpoint(folder, model_id) for folder in folders]
+    bare = [c.folder for c in found if c.moments is None]
+    if feature not in STATELESS and bare:
         raise CheckpointError(
             f"{bare[0]} has no optimizer state, which feature {feature} needs: "
             "register it with its optimizer.pt, or use --feature sgd"
         )
-
-
-def _items(loaded: LoadedModel, prompt: Prompt, sample: Sample, max_length: int) -> list[Item]:
-    asked = prompt.ask(sample)
-    pair = []
-    for response in RESPONSES:
-        reply = prompt.reply(sample, prompt.response_text(sample, response))
-        pair.append(Item(sample["sample_id"], response, encode(loaded.tokenizer, asked, reply, max_length)))
-    return pair
-
-
-def _with_keys(rows: pa.Table, tail: tuple[str, str]) -> pa.Table:
-    pairs = zip(rows["sample_id"].to_pylist(), rows["response"].to_pylist(), strict=True)
-    rows = rows.append_column("row_id", pa.array([row_id(i, r, *tail) for i, r in pairs]))
-    rows = rows.append_column("checkpoint_id", pa.array([tail[0]] * rows.num_rows))
-    return rows.append_column("recipe_id", pa.array([tail[1]] * rows.num_rows))
+    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from gradstore.models.checkpoints import read_checkpoint
 from gradstore.models.embeddings import DEFAULT, load_embedder
 from gradstore.models.encoding import encode_prompt
 from gradstore.models.loading import LoadedModel
-from gradstore.pipelines import ModelOptions, Progress, silent
-from gradstore.pipelines.model import load, special_tokens
+from gradstore.pipelines import ModelOptions, Progress, silent, unsaid
+from gradstore.pipelines.model import load, longest_input, special_tokens
+from gradstore.pipelines.shards import WHOLE, Shard, on_devices
 from gradstore.pipelines.work import make_prompt, pending, read_samples, write_prompts
 from gradstore.probing import Certainty, Knowledge, from_choices, from_samples, mean_cosine
 from gradstore.prompts import Prompt, Sample, option_letters
@@ -126,9 +128,10 @@ def probe(
     *,
     checkpoint: str | Path | None = None,
     role: str = "train",
+    shard: Shard = WHOLE,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Probe every sample of ``role`` with a model, or with a checkpoint of it. Resumes.
+    """Probe every sample of ``role`` (and ``shard``) with a model, or with a checkpoint of it. Resumes.
 
     Returns counts (samples, new rows, and new rows by status) and the probe_id.
     """
@@ -142,23 +145,53 @@ def probe(
         checkpoint_id = found.checkpoint_id
     tokens = special_tokens(loaded)
     prompt = make_prompt(store, settings.template, loaded.chat_template, tokens, settings.shots)
-    prober = Prober(loaded, prompt, settings, checkpoint_id, options.max_length)
+    prober = Prober(loaded, prompt, settings, checkpoint_id, longest_input(options, loaded))
     write_prompts(store, [prompt, make_prompt(store, "refuse", loaded.chat_template, tokens)])
-    asked = {"probe_id": prober.probe_id, "role": role, **asdict(settings), **asdict(options)}
+    asked = {"probe_id": prober.probe_id, "role": role, "shard": str(shard), **asdict(settings), **asdict(options)}
     with runs.begin(store, "probe", asked, ["samples", "probes"]) as run:
-        samples = read_samples(store, role, run.versions["samples"])
+        samples = shard.of(read_samples(store, role, run.versions["samples"]))
         then, now = store.keys("probes", version=run.versions["probes"]), store.keys("probes")
         statuses: Counter[str] = Counter()
         for task in ("mcqa", "oeqa"):
             of_task = {i: s for i, s in samples.items() if s["task"] == task}
-            statuses += _probe_task(store, prober, of_task, then, now, options.batch_tokens, progress)
+            statuses += _probe_task(store, prober, of_task, then, now, options.tokens, progress)
         counts = {"samples": len(samples), "new": sum(statuses.values()), **statuses}
         run.finish(counts, ["probes", "prompts"])
     if run.resumed and store.versions(["samples"])["samples"] != run.versions["samples"]:
         # The run that was killed is done; samples that came since are another.
-        later = probe(store, options, settings, checkpoint=checkpoint, role=role, progress=progress)
+        later = probe(store, options, settings, checkpoint=checkpoint, role=role, shard=shard, progress=progress)
         return {k: v + counts.get(k, 0) if k not in ("samples", "probe_id") else v for k, v in later.items()}
     return {**counts, "probe_id": prober.probe_id}
+
+
+def probe_on(
+    devices: Sequence[str],
+    uri: str,
+    options: ModelOptions,
+    settings: ProbeSettings,
+    checkpoint: str | None,
+    role: str,
+    *,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = unsaid,
+) -> dict[str, Any]:
+    """Probe on several devices, one process each. See :mod:`gradstore.pipelines.shards`."""
+    return on_devices(partial(_probe_shard, uri, options, settings, checkpoint, role), devices, progress, tell)
+
+
+def _probe_shard(
+    uri: str,
+    options: ModelOptions,
+    settings: ProbeSettings,
+    checkpoint: str | None,
+    role: str,
+    device: str,
+    shard: Shard,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    store, here = GradientStore.open(uri), replace(options, device=device)
+    return probe(store, here, settings, checkpoint=checkpoint, role=role, shard=shard, progress=progress)
 
 
 def _probe_task(

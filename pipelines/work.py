@@ -119,6 +119,13 @@ def read_exposure(model: str) -> dict[str, str] | None:
     return dict(frame.iter_rows())
 
 
+def work_folder(uri: str | Path, work: str | Path | None) -> Path:
+    """Where adapters go: ``work``, else ``<store>.work`` beside a local store, else ``gradstore.work`` here."""
+    if work is not None:
+        return Path(work)
+    return Path("gradstore.work") if "://" in str(uri) else Path(str(uri).rstrip("/") + ".work")
+
+
 def _demos(store: GradientStore, shots: int) -> list[Sample]:
     found = read_samples(store, "demo")
     chosen = []

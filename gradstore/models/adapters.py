@@ -70,17 +70,22 @@ def trained_sites(model: PeftModel) -> list[Site]:
     embeddings, trainable tokens), and parameters that two modules share.
     """
     name_of = {id(p): n for n, p in adapter_parameters(model).items()}
-    around = {id(m.lora_A[ADAPTER]): m for m in model.modules() if _is_plain(m)}
-    dora = {id(s[ADAPTER]) for m in model.modules() if _is_dora_layer(m) for s in (m.lora_A, m.lora_B)}
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer) and ADAPTER in m.lora_A]
+    around = {id(m.lora_A[ADAPTER]): m for m in layers if _sees_own_input(m)}
+    dora = {id(side[ADAPTER]) for m in layers if _is_dora_layer(m) for side in (m.lora_A, m.lora_B)}
     found: list[Site] = []
     seen: dict[int, str] = {}
     for path, module in model.named_modules():
         own = {a: name_of[id(p)] for a, p in module._parameters.items() if p is not None and id(p) in name_of}
         for attribute, name in own.items():
             if isinstance(module, nn.ParameterDict):
-                raise ModelError(f"{name} is not part of a linear layer: LoRA on embeddings and trainable tokens are not read")
+                raise ModelError(
+                    f"{name} is not part of a linear layer: LoRA on embeddings and trainable tokens are not read"
+                )
             if (key := id(module._parameters[attribute])) in seen:
-                raise ModelError(f"{name} is shared by {seen[key]} and {path}: untie them, or leave them out of the adapter")
+                raise ModelError(
+                    f"{name} is shared by {seen[key]} and {path}: untie them, or leave them out of the adapter"
+                )
             seen[key] = path
         if own:
             found.append(Site(module, own, around.get(id(module)), id(module) in dora))
@@ -106,16 +111,13 @@ def is_dora(module: nn.Module) -> bool:
     return isinstance(module, DoraLinearLayer)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """A LoRA layer whose lora_A sees the layer's own input, cast to its type."""
-    if not isinstance(module, LoraLayer) or ADAPTER not in module.lora_A:
-        return False
-    variant = getattr(module, "lora_variant", {})
-    return ADAPTER not in variant or _is_dora_layer(module)
+def _sees_own_input(layer: Any) -> bool:
+    """Whether lora_A is given the layer's own input, cast to its type: so in plain LoRA and in DoRA."""
+    return ADAPTER not in getattr(layer, "lora_variant", {}) or _is_dora_layer(layer)
 
 
-def _is_dora_layer(module: nn.Module) -> bool:
-    return isinstance(module, LoraLayer) and bool(getattr(module, "use_dora", {}).get(ADAPTER))
+def _is_dora_layer(layer: Any) -> bool:
+    return bool(getattr(layer, "use_dora", {}).get(ADAPTER))
 
 
 def _check_loaded(model: PeftModel, folder: Path) -> None:

@@ -78,7 +78,8 @@ def save_state(folder: Path, moments: Mapping[str, tuple[torch.Tensor, torch.Ten
     for name, (m, v) in moments.items():
         tensors[f"{name}.exp_avg"] = m.detach().float().cpu().contiguous()
         tensors[f"{name}.exp_avg_sq"] = v.detach().float().cpu().contiguous()
-    save_file(tensors, str(folder / MOMENTS))
+    if tensors:
+        save_file(tensors, str(folder / MOMENTS))
     text = json.dumps(record.__dict__ | {"libraries": dict(record.libraries)}, indent=1, sort_keys=True)
     (folder / RECORD).write_text(text + "\n")
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from gradstore.models.adapters import trained_sites
+from gradstore.models.diagnostics import Watch
 from gradstore.models.encoding import Encoded
 from gradstore.models.features import Direction, Moments, direction
 from gradstore.models.gradients import GradientHooks
@@ -36,7 +37,7 @@ class Extractor:
     """A model with its adapter, hooked once, that turns batches into gradient rows. Close it to free the model.
 
     ``reduction`` of a sample's loss: mean | sum over its tokens; ``backend``: see :class:`Projector`; ``thrifty``
-    computes activations twice rather than keep them.
+    computes activations twice rather than keep them; ``watch`` is shown the first gradients.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Extractor:
         reduction: str = "mean",
         backend: str = "auto",
         thrifty: bool = False,
+        watch: Watch | None = None,
     ) -> None:
         adapted.eval()  # dropout off: a gradient is a property of the sample, not of a mask
         adapted.requires_grad_(False)
@@ -70,6 +72,7 @@ class Extractor:
             all_logits=any(site.module in set(head.modules()) for site in sites),
         )
         self.hooks = GradientHooks(sites, HALF_LOSS_SCALE if loaded.dtype.startswith("float16") else 1.0)
+        self.watch = watch
         self._directions: dict[str, Direction] = {}
 
     def close(self) -> None:
@@ -101,9 +104,7 @@ class Extractor:
             losses = self.forward.losses(batch, side)
             return self._sketched(losses), losses.detach()
 
-    def shared_sketches(
-        self, pairs: Sequence[tuple[Encoded, Encoded]]
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def shared_sketches(self, pairs: Sequence[tuple[Encoded, Encoded]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Sketches and losses of the first responses, then of the second."""
         with self.hooks.recording(len(pairs)), torch.enable_grad():
             first, second = self.forward.shared_losses(pairs)
@@ -128,11 +129,17 @@ class Extractor:
 
     def _sketched(self, losses: torch.Tensor, keep_graph: bool = False) -> torch.Tensor:
         sketches = self.projector.zeros(len(losses))
+        watch = self.watch if self.watch is not None and not self.watch.full else None
 
         def add(name: str, rows: slice, gradients: torch.Tensor) -> None:
-            self.projector.add(sketches[rows], name, gradients, self.direction(name))
+            feature = self.direction(name)
+            self.projector.add(sketches[rows], name, gradients, feature)
+            if watch is not None:
+                watch.see(rows.start, gradients, feature)
 
         self.hooks.backward(losses, add, keep_graph)
+        if watch is not None:
+            watch.next_batch()
         return sketches
 
     def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -128,7 +128,7 @@ def site_gradients(module: nn.Module, attribute: str, given: Any, delta: torch.T
     """Gradients of one parameter of ``module`` for some rows of one call: (rows, …) float32."""
     d = delta[rows].float()
     if is_dora(module):
-        return (d * given[rows].float()).flatten(1, -2).sum(1) / module.weight.float()  # type: ignore[operator]
+        return (d * given[rows].float()).flatten(1, -2).sum(1) / module.weight.float()
     if attribute == "bias" and isinstance(module, ADDS_BIAS_LAST):
         return d.flatten(1, -2).sum(1)
     if attribute == "weight" and isinstance(module, nn.Linear):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gradstore.errors import ModelError
+from gradstore.errors import MissingExtra, ModelError
 from gradstore.identity import content_id
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,18 +56,31 @@ def load_model(
     dtype: str = "auto",
     attention: str = "sdpa",
     revision: str | None = None,
+    four_bit: bool = False,
+    tf32: bool = False,
 ) -> LoadedModel:
     """Load a folder or a hub id, frozen and in evaluation mode. ``auto``: CUDA and bfloat16 where there is CUDA,
-    else CPU and float32. Raises ModelError where the folder holds no model."""
+    else CPU and float32. ``four_bit``: the weights as nf4 with double quantisation (QLoRA, arXiv 2305.14314 §3),
+    computed with in ``dtype``. ``tf32``: on CUDA, float32 products may lose 13 bits; off unless asked for. Both are
+    part of the dtype that recipes record. Raises ModelError where the folder holds no model."""
     check_model(path)
     place = _place(device)
     kind = ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
     if kind not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    quantised: dict[str, Any] = {}
+    if four_bit:
+        quantised = {"quantization_config": _nf4(DTYPES[kind]), "device_map": {"": str(place)}}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(path), revision=revision, dtype=DTYPES[kind], attn_implementation=attention, output_loading_info=True
+            str(path),
+            revision=revision,
+            dtype=DTYPES[kind],
+            attn_implementation=attention,
+            output_loading_info=True,
+            **quantised,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -68,13 +88,16 @@ def load_model(
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):  # transformers would draw these at random
         raise ModelError(f"the weights of {path} lack {len(missing)} tensors, first {missing[0]}: get the whole model")
-    model.requires_grad_(False).eval().to(place)
+    model.requires_grad_(False).eval()
+    if not four_bit:  # bitsandbytes has put its weights where they belong
+        model.to(place)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {path} has no end-of-sequence token: set eos_token in its config")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     # A model's own generation settings (temperature, repetition penalty) would change what is measured.
     model.generation_config = GenerationConfig(pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    kind += "/nf4" * four_bit + "/tf32" * tf32
     return LoadedModel(model, tokenizer, model_id(path, model), place, kind, attention)
 
 
@@ -107,6 +130,14 @@ def check_model(path: str | Path) -> None:
     """Refuse, without loading it, a folder that holds no model. A hub id passes. Raises ModelError."""
     if Path(path).exists() or str(path).startswith((".", "/")):
         _check_folder(Path(path))
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtra("bitsandbytes", "quant", "--load-in-4bit")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _place(device: str) -> torch.device:

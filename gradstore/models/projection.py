@@ -10,6 +10,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class Projector:
             signs = dense_signs(self.sketch, name, start, start + part.shape[1], self.device)
             sketches += part @ signs.to(part.dtype) / math.sqrt(self.sketch.dim)
 
-    def _table(self, name: str, size: int, make: Callable[[str, int], torch.Tensor | Lists]):  # type: ignore[no-untyped-def]
+    def _table(self, name: str, size: int, make: Callable[[str, int], torch.Tensor | Lists]) -> Any:
         if name not in self._tables:
             self._tables[name] = make(name, size)
         return self._tables[name]

@@ -17,9 +17,9 @@ import torch
 from gradstore.errors import CheckpointError
 from gradstore.models.adapters import adapter_parameters, add_lora
 from gradstore.models.checkpoints import Record, epoch_folders, save_state
-from gradstore.models.encoding import IGNORED, Encoded, pad, padding_mask, positions
-from gradstore.models.gradients import mean_token_loss
+from gradstore.models.encoding import Encoded
 from gradstore.models.loading import LoadedModel
+from gradstore.models.losses import Forward
 
 MARK = "warmup.json"  # what was asked for, so that a second run of the same command finds its work done
 
@@ -110,11 +110,7 @@ def _step(
 ) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-    mask = padding_mask([e.ids for e in batch]).to(loaded.device)
-    labels = pad([e.labels for e in batch], IGNORED).to(loaded.device)
-    ids = pad([e.ids for e in batch], loaded.pad_id).to(loaded.device)
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
-    mean_token_loss(output.logits, labels).mean().backward()
+    Forward(model, loaded.pad_id, loaded.device).losses(batch).mean().backward()
     torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

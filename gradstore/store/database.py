@@ -21,6 +21,7 @@ from lancedb.index import BTree
 
 from gradstore.errors import SchemaError, StoreError
 from gradstore.schemas import TABLES, Table, gradients
+from gradstore.store.rows import as_table, check_vectors, conform, first_of_each
 
 FORMAT = "1"
 FORMAT_KEY = b"gradstore.format"
@@ -104,10 +105,10 @@ class GradientStore:
         ``table`` is a name of ``TABLES``; rows of ``gradients`` go to the table of their recipe. The rows are
         checked before the first is written; a commit holds at most 1024 rows. Raises SchemaError.
         """
-        data = _as_table(rows, TABLES[table].schema)
+        data = as_table(rows, TABLES[table].schema)
         if table == "gradients":
             return self._write_gradients(data)
-        return self._merge(self._table(table), _conform(data, TABLES[table]), TABLES[table].key, replace)
+        return self._merge(self._grown(table), conform(data, TABLES[table]), TABLES[table].key, replace)
 
     def delete(self, table: str, where: str) -> None:
         """Delete the rows of a derived table that match a SQL predicate; measured tables are never deleted from."""
@@ -120,8 +121,8 @@ class GradientStore:
         if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
             raise SchemaError(f"gradients.vector came as {kind}, expected fixed_size_list<float16>[dim]")
         table = gradients(kind.list_size)
-        data = _conform(data, table)
-        _check_vectors(data)
+        data = conform(data, table)
+        check_vectors(data)
         recipes, there = pa.compute.unique(data["recipe_id"]).to_pylist(), self.recipe_ids()
         for recipe in recipes:
             stored = self._table(VECTOR_PREFIX + recipe).schema.field("vector").type if recipe in there else kind
@@ -136,7 +137,7 @@ class GradientStore:
         return written
 
     def _merge(self, table: Any, rows: pa.Table, key: str, replace: bool) -> Written:
-        rows, repeated = _first_of_each(rows, key)
+        rows, repeated = first_of_each(rows, key)
         written = Written(skipped=repeated)
         for start in range(0, rows.num_rows, COMMIT_ROWS):
             chunk = rows.slice(start, COMMIT_ROWS)
@@ -166,6 +167,12 @@ class GradientStore:
             return set().union(*(self.keys(VECTOR_PREFIX + r) for r in self.recipe_ids()))
         key = self._table(table).schema.names[0]
         return set(self.scan(table, version=version).select(key).collect()[key])
+
+    def held(self, recipe_id: str, keys: Sequence[str]) -> set[str]:
+        """Which of these row ids the gradient table of a recipe holds at this moment."""
+        if VECTOR_PREFIX + recipe_id not in self._names():
+            return set()
+        return set(_held(self._table(VECTOR_PREFIX + recipe_id), keys, "row_id").to_pylist())
 
     def row_counts(self) -> dict[str, int]:
         """Rows of each table; ``gradients`` is the sum over recipes."""
@@ -209,6 +216,15 @@ class GradientStore:
     def _table(self, name: str) -> Any:
         return self._database.open_table(name)
 
+    def _grown(self, name: str) -> Any:
+        """A table to write to; nullable columns that came after it was made are added to it, as nulls."""
+        lance = self._table(name)
+        later = [f for f in TABLES[name].schema if f.nullable and f.name not in lance.schema.names]
+        if later:
+            lance.add_columns(later)
+            lance = self._table(name)
+        return lance
+
     def _create_table(self, name: str, table: Table) -> Any:
         schema = table.schema.with_metadata({FORMAT_KEY: FORMAT.encode()})
         options = {"new_table_data_storage_version": STORAGE_VERSION}
@@ -230,62 +246,14 @@ def _in_the_way(path: Path) -> bool:
     return not {p.name for p in path.iterdir()} <= {f"{name}.lance" for name in PLAIN_TABLES}
 
 
-def _as_table(rows: Any, schema: pa.Schema) -> pa.Table:
-    if isinstance(rows, pa.Table):
-        return rows
-    batches = [rows] if isinstance(rows, pa.RecordBatch) else list(rows)
-    return pa.Table.from_batches(batches) if batches else schema.empty_table()
-
-
-def _conform(rows: pa.Table, table: Table) -> pa.Table:
-    """Order and type the columns as the table has them; say what does not fit."""
-    missing = [f.name for f in table.schema if f.name not in rows.schema.names and not f.nullable]
-    unknown = [n for n in rows.schema.names if n not in table.schema.names]
-    if missing or unknown:
-        raise SchemaError(f"rows for {table.name}: columns missing {missing}, not in the table {unknown}")
-    arrays = []
-    for field in table.schema:
-        if field.name not in rows.schema.names:
-            arrays.append(pa.nulls(rows.num_rows, field.type))
-            continue
-        values = rows[field.name].combine_chunks()
-        if not field.nullable and values.null_count:
-            raise SchemaError(f"{table.name}.{field.name} may not be null, {values.null_count} nulls came")
-        try:
-            arrays.append(values.cast(field.type))
-        except pa.ArrowInvalid as error:
-            raise SchemaError(f"{table.name}.{field.name} takes {field.type}, {values.type} came: {error}") from None
-        except pa.ArrowNotImplementedError:
-            raise SchemaError(f"{table.name}.{field.name} takes {field.type}, {values.type} came") from None
-    return pa.Table.from_arrays(arrays, schema=table.schema)
-
-
-def _first_of_each(rows: pa.Table, key: str) -> tuple[pa.Table, int]:
-    """Keep the first row of each key; Lance refuses a merge whose source repeats one."""
-    _, first = np.unique(rows[key].to_numpy(zero_copy_only=False).astype(str), return_index=True)
-    if len(first) == rows.num_rows:
-        return rows, 0
-    return rows.take(pa.array(np.sort(first))), rows.num_rows - len(first)
-
-
 def _absent(table: Any, rows: pa.Table, key: str) -> pa.Table:
     """The rows whose key the table does not hold; looked up through its BTREE."""
-    wanted = ", ".join("'" + k.replace("'", "''") + "'" for k in rows[key].to_pylist())
-    held = table.to_lance().to_table(columns=[key], filter=f"{key} IN ({wanted})")[key]
+    held = _held(table, rows[key].to_pylist(), key)
     if len(held) == 0:
         return rows
     return rows.filter(pa.compute.invert(pa.compute.is_in(rows[key], value_set=held.combine_chunks())))
 
 
-def _check_vectors(rows: pa.Table) -> None:
-    """Rows whose status is ok must hold finite vectors: float16 overflows above 65504."""
-    good = rows.filter(pa.compute.equal(rows["status"], "ok"))
-    if good.num_rows == 0:
-        return
-    if good["vector"].null_count:
-        raise SchemaError("gradients: a row with status ok came without a vector")
-    values = good["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=True)
-    finite = np.isfinite(values).reshape(good.num_rows, -1).all(axis=1)
-    if not finite.all():
-        first = good["sample_id"][int(np.argmin(finite))].as_py()
-        raise SchemaError(f"gradients: {(~finite).sum()} rows with status ok are not finite, first sample {first}")
+def _held(table: Any, keys: Sequence[str], key: str) -> pa.ChunkedArray:
+    wanted = ", ".join("'" + k.replace("'", "''") + "'" for k in keys)
+    return table.to_lance().to_table(columns=[key], filter=f"{key} IN ({wanted})")[key]

@@ -11,6 +11,7 @@ from gradstore.errors import CheckpointError
 from gradstore.models.adapters import adapter_parameters, add_lora
 from gradstore.models.checkpoints import read_checkpoint
 from gradstore.models.loading import load_model
+from gradstore.models.trainer_state import read_trainer_checkpoint
 from gradstore.pipelines.build import default_extract
 from gradstore.pipelines.extract import extract
 from gradstore.pipelines.ingest import ingest
@@ -97,7 +98,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(store, world, checkpoint):
     first, second = saved["state"][0], saved["state"][1]
     saved["state"][0], saved["state"][1] = second, first
     torch.save(saved, checkpoint / "optimizer.pt")
-    with pytest.raises(CheckpointError, match=r"index 0 has shape .* belongs to another adapter"):
+    with pytest.raises(CheckpointError, match=r"should be the moments of .* has shape .* belongs to another adapter"):
         register(store, checkpoint, world.options)
     saved["param_groups"][0]["params"].pop()
     torch.save(saved, checkpoint / "optimizer.pt")
@@ -119,5 +120,64 @@ def test_a_pickle_is_not_executed(store, world, checkpoint):
 
 def test_a_folder_without_optimizer_is_refused(store, world, checkpoint):
     (checkpoint / "optimizer.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no optimizer\.pt"):
+    with pytest.raises(CheckpointError, match=r"holds no optimizer\.pt and no optimizer\.bin"):
         register(store, checkpoint, world.options)
+
+
+def test_an_optimizer_file_with_names_is_read_by_name(store, world, trained, checkpoint):
+    """As FSDP saves it through accelerate: names with wrappers in them, in an order of its own."""
+    saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    order = [i for g in saved["param_groups"] for i in g["params"]]
+    names = [n.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default.") for n in trained[1]]
+    state = {
+        n.replace(".layers.", "._fsdp_wrapped_module.layers."): saved["state"][i]
+        for n, i in zip(names, order, strict=True)
+    }
+    saved["state"] = dict(reversed(state.items()))
+    torch.save(saved, checkpoint / "optimizer.bin")
+    (checkpoint / "optimizer.pt").unlink()
+    register(store, checkpoint, world.options)
+    found = read_checkpoint(checkpoint).moments.by_name
+    assert all(torch.equal(found[n][k], trained[1][n][k]) for n in trained[1] for k in (0, 1))
+
+
+def test_moments_that_are_missing_for_some_parameters_are_named(store, world, trained, checkpoint):
+    saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    frozen = next(i for g in saved["param_groups"] for i in g["params"])
+    saved["state"][frozen] = {"step": saved["state"][frozen]["step"]}
+    torch.save(saved, checkpoint / "optimizer.pt")
+    with pytest.raises(CheckpointError, match="holds no Adam moments of .*: was it frozen"):
+        register(store, checkpoint, world.options)
+    named = {f"x.{n}": {} for n in trained[1]}
+    torch.save({"state": named, "param_groups": saved["param_groups"]}, checkpoint / "optimizer.pt")
+    with pytest.raises(CheckpointError, match="lacks the moments of 12 of 12 adapter parameters, first base_model"):
+        register(store, checkpoint, world.options)
+
+
+def test_moments_of_a_real_8_bit_adam_are_widened(world, tmp_path):
+    """bitsandbytes' own state, against its own arithmetic; small parameters stay in float32."""
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="8-bit optimizers need the extra quant")
+    loaded = load_model(world.options.model)
+    model = add_lora(loaded.model, r=64, alpha=8, targets="q_proj", seed=0)
+    parameters = adapter_parameters(model)
+    optimizer = bitsandbytes.optim.AdamW8bit(parameters.values(), lr=1e-3, betas=(0.9, 0.99))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for parameter in parameters.values():
+            parameter.grad = torch.randn(parameter.shape, generator=generator) * 1e-3
+        optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    moments, record = read_trainer_checkpoint(tmp_path, model, "m", learning_rate=1e-3)
+    assert (record.step, record.beta2) == (2, 0.99)
+    widened = 0
+    for name, parameter in parameters.items():
+        state = optimizer.state[parameter]
+        if state["state1"].dtype == torch.uint8:
+            widened += 1
+            for k in (1, 2):
+                codes, largest, values = (state[f"{part}{k}"] for part in ("state", "absmax", "qmap"))
+                blocks = bitsandbytes.functional.dequantize_blockwise(codes, None, largest, values, blocksize=256)
+                assert torch.allclose(moments[name][k - 1], blocks), name
+        assert (moments[name][1] >= 0).all()
+        assert moments[name][0].shape == parameter.shape
+    assert widened, "no parameter was large enough to be kept in 8 bits: this test tested nothing"
