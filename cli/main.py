@@ -26,6 +26,7 @@ COMMANDS = {
     "query": ("query", "Ask the store in SQL: one SELECT over its tables and views."),
     "evaluate": ("evaluate", "Ask a model the test questions and judge its answers."),
     "info": ("info", "What is in a store: tables, runs, selections."),
+    "doctor": ("doctor", "Is a model's arithmetic sound: batching, padding, attention, precision."),
     "lab": ("lab", "Models with a known boundary of knowledge, trained on the spot."),
 }
 
@@ -38,6 +39,7 @@ EXTRAS = {
     "safetensors": ("safetensors", "extract"),
     "accelerate": ("accelerate", "extract"),
     "tokenizers": ("tokenizers", "extract"),
+    "bitsandbytes": ("bitsandbytes", "quant"),
     "datasets": ("datasets", "hf"),
     "trl": ("trl", "trl"),
 }

@@ -83,6 +83,17 @@ def model_options(command: Callable) -> Callable:
     return _bundle(command, MODEL, "options", make)
 
 
+def model_settings(command: Callable) -> Callable:
+    """How a model runs, for a command that takes the model itself as its argument."""
+
+    def make(**given: Any) -> Any:
+        from gradstore.pipelines import ModelOptions
+
+        return ModelOptions(model="", **given)
+
+    return _bundle(command, {k: v for k, v in MODEL.items() if k != "model"}, "options", make)
+
+
 def probe_options(command: Callable) -> Callable:
     """Adds the settings of a probe; the command gets one ``probe_settings`` (ProbeSettings)."""
 

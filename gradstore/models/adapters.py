@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,15 @@ def add_lora(model: Any, *, r: int, alpha: int, targets: str | Sequence[str], se
             return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"no LoRA can be put on {targets!r}: {str(error).splitlines()[0]}") from None
+
+
+def randomise(parameters: Mapping[str, nn.Parameter], seed: int, std: float = 0.02) -> None:
+    """Draw A and B from ``seed``, so that no gradient is zero because B is: for tests of arithmetic, not for use."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in parameters.items():
+        if ".lora_A." in name or ".lora_B." in name:
+            drawn = torch.randn(parameter.shape, generator=generator) * std
+            parameter.data = drawn.to(parameter.device, parameter.dtype)
 
 
 def load_adapter(model: Any, folder: Path) -> PeftModel:

@@ -14,13 +14,12 @@ from gradstore.models.adapters import trained_sites
 from gradstore.models.diagnostics import Watch
 from gradstore.models.encoding import Encoded
 from gradstore.models.features import Direction, Moments, direction
-from gradstore.models.gradients import GradientHooks
+from gradstore.models.gradients import GradientHooks, loss_scale
 from gradstore.models.loading import LoadedModel, checkpoint_activations
 from gradstore.models.losses import SHARES_PROMPTS, Forward
 from gradstore.models.projection import Projector
 from gradstore.sketch import Sketch
 
-HALF_LOSS_SCALE = 1024.0  # float16 gradients of a mean loss fall below its smallest number; a power of two is exact
 SHARING_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}  # of a loss, relative
 
 
@@ -71,7 +70,7 @@ class Extractor:
             loaded.attention,
             all_logits=any(site.module in set(head.modules()) for site in sites),
         )
-        self.hooks = GradientHooks(sites, HALF_LOSS_SCALE if loaded.dtype.startswith("float16") else 1.0)
+        self.hooks = GradientHooks(sites, loss_scale(loaded.dtype))
         self.watch = watch
         self._directions: dict[str, Direction] = {}
 

@@ -23,6 +23,7 @@ from gradstore.models.adapters import Site, is_dora
 
 ADDS_BIAS_LAST = (nn.Linear, Conv1D, nn.LayerNorm)
 BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 29}  # of gradients formed at once: the near cache; a share of a card
+HALF_LOSS_SCALE = 1024.0  # float16 gradients of a mean loss fall below its smallest number; a power of two is exact
 Sink = Callable[[str, slice, torch.Tensor], None]  # parameter name, rows of the batch, (rows, …) float32
 Call = tuple[Any, torch.Tensor]  # what a module was given, and the gradient at its output
 
@@ -122,6 +123,11 @@ class GradientHooks:
             for attribute, name in site.names.items():
                 gradients = sum_of(site_gradients(site.module, attribute, g, d, rows) for g, d in calls)
                 self._sink(name, rows, gradients if self.loss_scale == 1 else gradients / self.loss_scale)
+
+
+def loss_scale(dtype: str) -> float:
+    """What losses are multiplied by before the backward, and gradients divided by after it."""
+    return HALF_LOSS_SCALE if dtype.startswith("float16") else 1.0
 
 
 def site_gradients(module: nn.Module, attribute: str, given: Any, delta: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -15,7 +15,8 @@ from gradstore.sketch import Sketch
 
 SMALLEST, LARGEST = 512, 131_072  # batch tokens that are tried
 SHARE = 0.85  # of a card's free memory that a batch may fill
-HOOKED, KEPT = 4, 14  # hidden vectors a token and layer that the hooks keep; that autograd keeps
+HOOKED, KEPT = 4, 34  # hidden vectors a token and layer that the hooks keep; that autograd keeps, as measured
+PROCESS = 600_000_000  # bytes that the libraries take before there is a model
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -45,7 +46,8 @@ def estimate_bytes(adapted: Any, sketch: Sketch, batch_tokens: int, moments: boo
     trained = sum(p.numel() for p in adapter_parameters(adapted).values())
     tables = trained * (4 * sketch.sparsity * (sketch.kind == "countsketch") + 8 * moments)
     activations = config.num_hidden_layers * ((HOOKED + KEPT) * hidden + 4 * inner) * size
-    return int(weights + tables + batch_tokens * activations)
+    process = 0 if next(adapted.parameters()).is_cuda else PROCESS
+    return int(process + weights + tables + batch_tokens * activations)
 
 
 def peak_bytes(device: torch.device) -> int:
