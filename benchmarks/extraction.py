@@ -33,6 +33,7 @@ from workload import SHAPES, Workload, pairs_of
 from gradstore.models.adapters import adapter_parameters
 from gradstore.models.encoding import Encoded
 from gradstore.models.extraction import Extractor, Item
+from gradstore.models.memory import peak_bytes
 from gradstore.sketch import Sketch
 
 HERE = Path(__file__).parent
@@ -111,8 +112,7 @@ def speed(work: Workload, tokens: int, rounds: int) -> dict[str, Any]:
     }
     for _, run in ways.values():
         run()
-    times = {name: [seconds(run) / rows for _ in range(rounds)] for name, (rows, run) in ways.items() if name == ""}
-    times = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (rows, run) in ways.items():
             times[name].append(seconds(run) / rows)
@@ -228,17 +228,18 @@ def against_rivals(work: Workload, tokens: int, python: Path) -> tuple[dict[str,
 
 
 def peak(name: str, tokens: int, way: str) -> float:
-    """Peak resident MB of a process that does one thing: 256 samples through ``way``."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import extraction as x; from workload import Workload\n"
-        f"w = Workload.of({name!r}); e = w.extractor(); n = x.BATCH_TOKENS[{tokens}] // {tokens}\n"
-        f"s = w.samples({tokens}, n)\n"
-        f"for _ in range(3): x.floor(w, e, s) if {way!r} == 'floor' else e.sketches(s)\n"
-        "print(x.peak_bytes(w.loaded.device) / 1e6)"
-    )
-    return float(
-        subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True).stdout
-    )
+    """Peak resident MB of a process that does one thing."""
+    command = [sys.executable, "-W", "ignore", __file__, "--only", way, "--models", name, "--tokens", str(tokens)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def only(way: str, work: Workload, tokens: int) -> None:
+    """A few batches in one way, then this process's peak."""
+    extractor = work.extractor()
+    batch = work.samples(tokens, BATCH_TOKENS[tokens] // tokens)
+    for _ in range(3):
+        floor(work, extractor, batch) if way == "floor" else extractor.sketches(batch)
+    print(peak_bytes(work.loaded.device) / 1e6)
 
 
 def main() -> None:
@@ -248,8 +249,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", default=",".join(SHAPES))
     parser.add_argument("--tokens", default="16,64,256")
+    parser.add_argument("--only", choices=["floor", "gradstore"], help="print the peak of one way, in a process alone")
     given = parser.parse_args()
     lengths = [int(n) for n in given.tokens.split(",")]
+    if given.only:
+        only(given.only, Workload.of(given.models), lengths[0])
+        return
     results: dict[str, list[Any]] = {"speed": [], "rivals": [], "fidelity": [], "peak": []}
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print("\n| model | tokens | floor, ms | gradstore | to floor | pairs to floor | loop to floor | gain kept | LESS |")

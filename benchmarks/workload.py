@@ -1,4 +1,4 @@
-"""What the extraction benchmarks measure on: models from config, random adapters with random moments, random samples."""
+"""What the extraction benchmarks measure on: models from config, random adapters and moments, random samples."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from gradstore.errors import ModelError
 from gradstore.models.adapters import Site, is_dora
 
 ADDS_BIAS_LAST = (nn.Linear, Conv1D, nn.LayerNorm)
-BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 29}  # of gradients formed at once: the near cache; a share of a card
+BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 1 << 29}  # of gradients formed at once: the near cache; a share of a card
 HALF_LOSS_SCALE = 1024.0  # float16 gradients of a mean loss fall below its smallest number; a power of two is exact
 Sink = Callable[[str, slice, torch.Tensor], None]  # parameter name, rows of the batch, (rows, …) float32
 Call = tuple[Any, torch.Tensor]  # what a module was given, and the gradient at its output
