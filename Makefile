@@ -37,7 +37,8 @@ typecheck: $(STAMP)  ## the installed tree: type checkers cannot follow the fold
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gradstore
 
 bench: $(STAMP)
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/influence.py
+	$(BIN)/python -W ignore benchmarks/extraction.py  # makes build/rivals for bergson and TRAK, 1.8 GB
 
 clean:
 	rm -rf build dist *.egg-info demo

@@ -37,15 +37,15 @@ from gradstore.models.memory import peak_bytes
 from gradstore.sketch import Sketch
 
 HERE = Path(__file__).parent
-BATCH_TOKENS = {16: 1024, 64: 2048, 256: 4096}
+BATCH_TOKENS = {16: 1024, 64: 2048, 256: 4096, 512: 4096}
 DIM, BLOCK = 8192, 1024
+SEEDS, KINDS = 4, ("countsketch", "rademacher")
 RIVALS = ("bergson==2.5.1", "torch==2.13.0", "transformers==5.23.0", "peft==0.21.2", "traker==0.3.2")
 
 
 def floor(work: Workload, extractor: Extractor, batch: list[Encoded]) -> None:
     """Forward and backward of the summed losses, with gradients of the adapter alone."""
     parameters = list(adapter_parameters(work.adapted).values())
-    extractor.hooks._active = False
     for p in parameters:
         p.requires_grad_(True)
     with torch.enable_grad():
@@ -140,17 +140,21 @@ def cosines(rows: torch.Tensor) -> torch.Tensor:
     return (unit @ unit.T)[torch.triu_indices(len(rows), len(rows), 1).unbind()]
 
 
-def fidelity(work: Workload, tokens: int, vectors: dict[str, torch.Tensor], exact: torch.Tensor) -> dict[str, Any]:
-    """Errors of pairwise cosines against those of the exact plain gradients."""
+def fidelity(
+    work: Workload, tokens: int, vectors: dict[str, list[torch.Tensor]], exact: torch.Tensor
+) -> dict[str, Any]:
+    """Errors of pairwise cosines against those of the exact plain gradients, over the seeds of each projection."""
     true = cosines(exact)
     found: dict[str, Any] = {"model": work.name, "tokens": tokens, "spread": true.std().item()}
-    for name, rows in vectors.items():
-        error = cosines(rows) - true
+    for name, seeds in vectors.items():
+        floats, estimates = seeds[0].shape[1], [cosines(rows) for rows in seeds]
+        std = torch.stack([e - true for e in estimates]).std().item()
+        correlations = [torch.corrcoef(torch.stack([e, true]))[0, 1].item() for e in estimates]
         found[name] = {
-            "floats": rows.shape[1],
-            "std": error.std().item(),
-            "std_x_sqrt_floats": error.std().item() * rows.shape[1] ** 0.5,
-            "correlation": torch.corrcoef(torch.stack([cosines(rows), true]))[0, 1].item(),
+            "floats": floats,
+            "std": std,
+            "std_x_sqrt_floats": std * floats**0.5,
+            "correlation": statistics.mean(correlations),
         }
     return found
 
@@ -197,8 +201,9 @@ def against_rivals(work: Workload, tokens: int, python: Path) -> tuple[dict[str,
     ours()
     grads = [one_by_one(work, extractor, e) for e in samples]
     exact = torch.stack([torch.cat([g.flatten() for g in each.values()]) for each in grads])
-    vectors = {"countsketch": sketches(work, samples, Sketch(dim=DIM))}
-    vectors["rademacher"] = sketches(work, samples, Sketch("rademacher", dim=DIM))
+    vectors: dict[str, list[torch.Tensor]] = {
+        kind: [sketches(work, samples, Sketch(kind, DIM, seed)) for seed in range(SEEDS)] for kind in KINDS
+    }
     result: dict[str, Any] = {"model": work.name, "tokens": tokens}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -216,14 +221,14 @@ def against_rivals(work: Workload, tokens: int, python: Path) -> tuple[dict[str,
                 if "ms" not in best or each * 1e3 < best["ms"]:
                     best = {"ms": each * 1e3, "times_ours": each / mine, "peak_mb": found["peak_rss_mb"]}
                     best |= {"floats": found["floats_per_row"], "batch_tokens": budget}
-                    vectors[f"bergson {target}"] = torch.from_numpy(np.load(out))
+                    vectors[f"bergson {target}"] = [torch.from_numpy(np.load(out))]
             result[f"bergson {target}"] = best
         project = ("--parameters", str(work.parameters), "--rows", str(count), "--dim", str(DIM), "--threads", threads)
         result["TRAK"] = rival(python, "trak_projection.py", *project, "--type", "normal")
     extractor.close()
-    matched = Sketch(dim=vectors["bergson per_module"].shape[1]) if "bergson per_module" in vectors else None
-    if matched:
-        vectors["countsketch, as many floats as per_module"] = sketches(work, samples, matched)
+    if "bergson per_module" in vectors:
+        floats = vectors["bergson per_module"][0].shape[1]
+        vectors["countsketch, per_module's floats"] = [sketches(work, samples, Sketch(dim=floats))]
     return result, fidelity(work, tokens, vectors, exact)
 
 

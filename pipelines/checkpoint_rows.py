@@ -48,9 +48,12 @@ class CheckpointRows:
         run: runs.Run,
         tally: Tally,
         bar: Bar,
+        later: int,
         tell: Callable[[str], None],
     ) -> None:
-        """Write what is missing of one checkpoint, commit by commit."""
+        """Write what is missing of one checkpoint, commit by commit; ``later`` checkpoints come after it."""
+        if not samples:  # a shard may have none
+            return
         with self._maker(checkpoint, tell) as maker:
             lengths = self._lengths(maker, samples, run.planned)
             batch_tokens = self.options.batch_tokens or run.planned(
@@ -59,11 +62,11 @@ class CheckpointRows:
             self.plan = {"batch_tokens": batch_tokens, "shared_prompts": len(lengths.shared)}
             now = self.store.keys("gradients")
             commits = plan(maker, lengths, then, now, batch_tokens, backwards=run.resumed)
-            done = sum(len(now.intersection(maker.keys(i))) for i in samples)
-            estimate = self._estimate(maker, len(samples), len(RESPONSES) * len(samples) - done, batch_tokens, 1)
+            done, wanted = sum(len(now.intersection(maker.keys(i))) for i in samples), len(RESPONSES) * len(samples)
+            estimate = self._estimate(maker, wanted * (1 + later), wanted * (1 + later) - done, batch_tokens)
             tell(str(estimate))
             estimate.check()
-            bar.start(done, len(RESPONSES) * len(samples))
+            bar.start(done, wanted)
             self.watch.next_batch()
             write_rows(self.store, maker, samples, commits, tally, bar.show)
             self.below_eps = below_eps(self.settings.feature, checkpoint.moments)
@@ -78,7 +81,8 @@ class CheckpointRows:
             now = self.store.keys("gradients")
             commits = plan(maker, lengths, now, now, tokens, backwards=False)
             missing = len(RESPONSES) * sum(len(b.ids) for commit in commits for b in commit)
-            found = self._estimate(maker, len(samples), missing, tokens, checkpoints)
+            wanted = len(RESPONSES) * len(samples) * checkpoints
+            found = self._estimate(maker, wanted, missing * checkpoints, tokens)
             seconds = measure_batches(maker, samples, commits, lengths) * checkpoints
         tell(f"{found}; about {seconds:.0f} s, from three batches")
         return found.as_dict() | {
@@ -146,18 +150,22 @@ class CheckpointRows:
         longest = max(widths, key=lambda i: (widths[i], i))
         pair, copies = maker.pair(samples[longest]), 1 if shared else len(RESPONSES)
 
-        def run(tokens: int) -> None:
-            maker.rows([pair] * max(1, tokens // (copies * widths[longest])), shared)
+        extractor, extractor_watch = maker.extractor, maker.extractor.watch
 
+        def run(tokens: int) -> None:
+            pairs = [pair] * max(1, tokens // (copies * widths[longest]))
+            extractor.pair_rows(pairs) if shared else extractor.rows([item for p in pairs for item in p])
+
+        extractor.watch = None  # one sample over and over is not what a run is like
         found = find_batch_tokens(run, self.loaded.device, copies * widths[longest])
+        extractor.watch = extractor_watch
         tell(f"batch tokens: {found}, found on rows of {widths[longest]} tokens; --batch-tokens {found} repeats it")
         return found
 
-    def _estimate(self, maker: RowMaker, samples: int, rows: int, tokens: int, checkpoints: int) -> Estimate:
+    def _estimate(self, maker: RowMaker, wanted: int, rows: int, tokens: int) -> Estimate:
         sketch, moments = self.settings.sketch, maker.extractor.moments is not None
         memory = estimate_bytes(maker.extractor.forward.model, sketch, tokens, moments)
-        wanted = len(RESPONSES) * samples * checkpoints
-        return Estimate.of(self.store.uri, wanted, rows * checkpoints, sketch.dim, memory)
+        return Estimate.of(self.store.uri, wanted, rows, sketch.dim, memory)
 
 
 class Bar:

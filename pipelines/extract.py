@@ -64,8 +64,7 @@ def extract(
         **asdict(settings),
     }
     table = f"gradients_{recipe['recipe_id']}"
-    present = [table] if recipe["recipe_id"] in store.recipe_ids() else []
-    with runs.begin(store, "extract", asked, ["samples", *present]) as run:
+    with runs.begin(store, "extract", asked, ["samples", *store.present([table])]) as run:
         samples = how.shard.of(read_samples(store, "train", run.versions["samples"]))
         then = store.keys(table, version=run.versions[table]) if table in run.versions else set()
         record(store, [c.folder for c in found])
@@ -75,10 +74,10 @@ def extract(
         for number, checkpoint in enumerate(found, start=1):
             name = f"extract {checkpoint.record.name} ({number}/{len(found)})"
             tell(f"{name}: learning rate {checkpoint.record.learning_rate:g}, its weight among checkpoints")
-            work.run(checkpoint, samples, then, run, tally, Bar(progress, name, tally), tell)
+            work.run(checkpoint, samples, then, run, tally, Bar(progress, name, tally), len(found) - number, tell)
         counts = work.summary(tally, len(samples), len(found), tell)
         tally.check()
-        run.finish(counts, [table, "checkpoints", "recipes", "prompts"])
+        run.finish(counts, [*store.present([table]), "checkpoints", "recipes", "prompts"])
     if run.resumed and store.versions(["samples"])["samples"] != run.versions["samples"]:
         # The run that was killed is done; samples that came since are another.
         later = extract(store, options, checkpoints, settings, how, progress=progress, tell=tell)

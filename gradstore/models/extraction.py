@@ -181,6 +181,6 @@ def _vectors(vectors: np.ndarray, rows: Sequence[int | None]) -> pa.FixedSizeLis
     """The chosen rows as fixed-size lists; null where there is none."""
     dim = vectors.shape[1]
     taken = np.zeros((len(rows), dim), np.float16)
-    present = np.array([n is not None for n in rows])
+    present = np.array([n is not None for n in rows], dtype=bool)
     taken[present] = vectors[[n for n in rows if n is not None]]
     return pa.FixedSizeListArray.from_arrays(pa.array(taken.ravel()), dim, mask=pa.array(~present))

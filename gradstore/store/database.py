@@ -84,6 +84,11 @@ class GradientStore:
         """The recipes that have a gradient table, sorted."""
         return sorted(n.removeprefix(VECTOR_PREFIX) for n in self._names() if n.startswith(VECTOR_PREFIX))
 
+    def present(self, tables: Iterable[str]) -> list[str]:
+        """Those of ``tables`` that are there; the gradient table of a recipe comes with its first row."""
+        there = self._names()
+        return [name for name in tables if name in there]
+
     def versions(self, tables: Iterable[str] | None = None) -> dict[str, int]:
         """The Lance version of each table (all by default)."""
         return {name: self._table(name).version for name in sorted(tables or self._names())}
@@ -91,9 +96,11 @@ class GradientStore:
     def tag(self, name: str, tables: Iterable[str]) -> None:
         """Tag the present version of ``tables``, so that cleaning up keeps it."""
         for table in tables:
-            tags = self._table(table).tags
-            version = self._table(table).version
-            tags.update(name, version) if name in tags.list() else tags.create(name, version)
+            tags, version = self._table(table).tags, self._table(table).version
+            try:
+                tags.create(name, version)
+            except (RuntimeError, ValueError, OSError):  # it is there: from before, or by another process just now
+                tags.update(name, version)
 
     # -- writing ------------------------------------------------------------------------------------------
 

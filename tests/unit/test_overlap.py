@@ -65,10 +65,15 @@ def test_calls_are_made_in_order_and_all_are_done_at_the_end():
 
 def test_what_was_handed_over_is_done_also_when_the_caller_fails():
     done = []
-    with pytest.raises(KeyboardInterrupt), Behind(done.append) as later:
-        later(1)
-        later(2)
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with Behind(done.append) as later:
+            later(1)
+            later(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert done == [1, 2]
 
 
@@ -80,7 +85,11 @@ def test_an_error_behind_is_raised_and_nothing_is_written_after_it():
             raise OSError("disk full")
         done.append(n)
 
-    with pytest.raises(OSError, match="disk full"), Behind(write) as later:
-        for n in range(100):
-            later(n)
+    def call():
+        with Behind(write) as later:
+            for n in range(100):
+                later(n)
+
+    with pytest.raises(OSError, match="disk full"):
+        call()
     assert done == [0]
