@@ -1,6 +1,7 @@
 """Extraction side by side: the floor, gradstore, LESS's loop, bergson, TRAK. Ratios of one run, on one machine.
 
-python benchmarks/extraction.py [--rounds 5] [--rivals ENV] [--json FILE] [--models demo,larger] [--tokens 16,64,256]
+python benchmarks/extraction.py [--rounds 5] [--rivals ENV] [--json FILE] [--models demo,larger]
+    [--tokens 16,64,256] [--rival-tokens 64,256]
 
 (a) floor      one batched forward and backward that forms the adapter's gradients, summed over the batch: training
 (b) gradstore  the same samples to 8192 floats each: Adam features, CountSketch, unit rows of float16
@@ -161,7 +162,7 @@ def fidelity(
 
 def sketches(work: Workload, samples: list[Encoded], sketch: Sketch) -> torch.Tensor:
     extractor = work.extractor("sgd", sketch)
-    found = torch.cat([extractor.sketches(samples[i : i + 16])[0] for i in range(0, len(samples), 16)])
+    found = extractor.sketches(samples)[0]  # one batch: a dense matrix is drawn once a batch
     extractor.close()
     return found
 
@@ -254,6 +255,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--models", default=",".join(SHAPES))
     parser.add_argument("--tokens", default="16,64,256")
+    parser.add_argument("--rival-tokens", default="64,256")
     parser.add_argument("--only", choices=["floor", "gradstore"], help="print the peak of one way, in a process alone")
     given = parser.parse_args()
     lengths = [int(n) for n in given.tokens.split(",")]
@@ -285,7 +287,7 @@ def main() -> None:
         python = None
     for name in given.models.split(",") if python else ():
         work = Workload.of(name)
-        for tokens in lengths:
+        for tokens in map(int, given.rival_tokens.split(",")):
             found, faithful = against_rivals(work, tokens, python)
             results["rivals"].append(found)
             results["fidelity"].append(faithful)

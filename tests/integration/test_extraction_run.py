@@ -119,6 +119,7 @@ def test_two_devices_make_what_one_process_makes(whole, store, world, epoch):
     assert_same_rows(rows_of(store), whole[2])
 
 
+@pytest.mark.slow
 def test_probes_of_two_devices_are_those_of_one(world, store, tmp_path):
     settings = ProbeSettings(max_new_tokens=4, n_samples=2, seed=9)
     counts = probe_on(["cpu", "cpu"], store.uri, world.options, settings, None, "train")
@@ -236,6 +237,7 @@ def test_a_real_allocation_failure_is_known_as_one():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_samples(world, epoch):
     """Ten times the batches, in processes of their own; peaks within a tenth."""
     code = f"""

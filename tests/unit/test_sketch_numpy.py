@@ -95,7 +95,8 @@ def test_an_empty_parameter_goes_nowhere():
         ({"dim": 2**31}, "dim ≥ 1, sparsity 1–16"),
         ({"sparsity": 0}, "sparsity 0: dim ≥ 1, sparsity 1–16"),
         ({"sparsity": 17}, "sparsity 17"),
-        ({"kind": "gauss"}, "sketch kind 'gauss', expected countsketch"),
+        ({"kind": "gauss"}, "sketch kind 'gauss': expected countsketch, rademacher"),
+        ({"kind": "rademacher", "sparsity": 2}, "a rademacher sketch is dense: sparsity 2 belongs to countsketch"),
     ],
 )
 def test_impossible_sketches_are_refused(wrong, message):
