@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradstore.cli.options import (
+    FEATURES,
     field_mapping,
     json_option,
     model_options,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--rehearsal", type=click.IntRange(min=1), help="Warm-up samples (default 1000).")
 @click.option("--epochs", type=click.IntRange(min=1), help="Warm-up epochs (default 4).")
 @click.option("--lr", type=float, help="Warm-up learning rate (default 2e-4).")
-@click.option("--feature", type=click.Choice(["adam", "less", "sgd"]), help="Gradient feature (default adam).")
+@click.option("--feature", type=click.Choice(FEATURES), help="Gradient feature (default adam).")
 @click.option("--dim", type=click.IntRange(min=1), help="Floats a stored vector (default 8192).")
 @click.option("--all-checkpoints", is_flag=True, help="Extract at every epoch, not only the last.")
 @json_option

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gradstore.cli.options import (
+    FEATURES,
     device_names,
     devices_option,
     json_option,
@@ -19,8 +20,6 @@ from gradstore.cli.options import (
 
 if TYPE_CHECKING:
     from gradstore.pipelines import ModelOptions
-
-FEATURES = ["adam", "adam-delta", "less", "second-moment", "sgd", "sign"]
 
 
 @click.command("extract")

@@ -16,6 +16,7 @@ store_argument = click.argument("store")
 
 
 WHOLE = click.IntRange(min=1)
+FEATURES = ["adam", "adam-delta", "less", "second-moment", "sgd", "sign"]
 
 
 class BatchTokens(click.ParamType):

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from gradstore.errors import ResourceError
 from gradstore.identity import row_id
-from gradstore.models.encoding import encode
+from gradstore.models.encoding import encode, encode_prompt
 from gradstore.models.extraction import Extractor, Item
 from gradstore.models.losses import shared_tokens, sharing_pays
 from gradstore.models.memory import is_out_of_memory, release
@@ -116,9 +116,10 @@ class RowMaker:
     def pair(self, sample: Sample) -> Pair:
         """A sample under both responses."""
         asked, tokenizer = self.prompt.ask(sample), self.extractor.loaded.tokenizer
+        before = encode_prompt(tokenizer, asked)
         replies = [self.prompt.reply(sample, self.prompt.response_text(sample, r)) for r in RESPONSES]
         first, second = (
-            Item(sample["sample_id"], r, encode(tokenizer, asked, reply, self.max_length))
+            Item(sample["sample_id"], r, encode(tokenizer, asked, reply, self.max_length, before))
             for r, reply in zip(RESPONSES, replies, strict=True)
         )
         return first, second

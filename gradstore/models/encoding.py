@@ -36,15 +36,23 @@ class Encoded:
         return max(0, len(self.ids) - max(self.start, 1))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, prompt: Text, completion: Text, max_length: int) -> Encoded:
-    """Tokenise one prompt with one completion (both text, or both messages)."""
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Text,
+    completion: Text,
+    max_length: int,
+    before: Sequence[int] | None = None,
+) -> Encoded:
+    """Tokenise one prompt with one completion (both text, or both messages).
+
+    ``before``: the prompt's own ids, of :func:`encode_prompt`, where it has several completions.
+    """
+    before = encode_prompt(tokenizer, prompt) if before is None else before
     if isinstance(prompt, str) and isinstance(completion, str):
         eos = str(tokenizer.eos_token)
         completion = completion if completion.endswith(eos) else completion + eos
-        before = tokenizer(text=prompt)["input_ids"]
         whole = tokenizer(text=prompt + completion)["input_ids"]
     else:
-        before = apply_chat(tokenizer, list(prompt), add_generation_prompt=True)
         whole = apply_chat(tokenizer, [*prompt, *completion], add_generation_prompt=False)
     start = common_prefix([before, whole])
     ids = whole[:max_length]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,10 @@ class Extractor:
         adapted.requires_grad_(False)
         if thrifty:
             checkpoint_activations(adapted)
+        if loaded.device.type == "cuda":  # or the backward of attention adds in any order
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # which would only cost time
         self.loaded = loaded
         self.feature = feature
         self.moments = moments
@@ -147,8 +152,7 @@ class Extractor:
     def _table(
         self, items: Sequence[Item], good: Sequence[Item], sketches: torch.Tensor, losses: torch.Tensor
     ) -> pa.Table:
-        loss = losses.float().cpu().numpy()
-        vectors, norms, status = _normalise(sketches.cpu().numpy(), loss)
+        vectors, norms, loss, status = _normalise(sketches, losses)
         done = {(i.sample_id, i.response): n for n, i in enumerate(good)}
         at = [done.get((i.sample_id, i.response)) for i in items]
         kept = [status[n] if n is not None else item.encoded.status for n, item in zip(at, items, strict=True)]
@@ -166,15 +170,15 @@ class Extractor:
         )
 
 
-def _normalise(sketches: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Unit rows as float16, norms as float32, and a status each; norms are taken in float64."""
-    norms = np.sqrt(np.einsum("ij,ij->i", sketches, sketches, dtype=np.float64))
-    finite = np.isfinite(norms) & np.isfinite(losses)
-    status = np.where(~finite, "nan", np.where(norms == 0, "zero", "ok"))
-    safe = np.where(status == "ok", norms, 1.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        vectors = (sketches / safe[:, None].astype(np.float32)).astype(np.float16)
-    return vectors, norms.astype(np.float32), status.tolist()
+def _normalise(sketches: torch.Tensor, losses: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Unit rows as float16, norms and losses as float32, and a status each; norms are summed in float64."""
+    norms = torch.linalg.vector_norm(sketches, dim=1, dtype=torch.float64)
+    finite = norms.isfinite() & losses.isfinite()
+    safe = torch.where(finite & (norms > 0), norms, 1.0)
+    vectors = (sketches / safe[:, None].float()).half()  # on the device, so that half as many bytes leave it
+    kept, seen = finite.cpu().numpy(), norms.cpu().numpy()
+    status = np.where(~kept, "nan", np.where(seen == 0, "zero", "ok")).tolist()
+    return vectors.cpu().numpy(), seen.astype(np.float32), losses.float().cpu().numpy(), status
 
 
 def _vectors(vectors: np.ndarray, rows: Sequence[int | None]) -> pa.FixedSizeListArray:
