@@ -44,6 +44,8 @@ OWNERS = {
     "safetensors": ["gradstore.models"],
     "tokenizers": ["gradstore.models"],
     "sentence_transformers": ["gradstore.models"],
+    "bitsandbytes": ["gradstore.models"],
+    "triton": ["gradstore.models"],
     "lancedb": ["gradstore.store"],
     "lance": ["gradstore.store"],
     "polars_pylance": ["gradstore.store"],
@@ -124,7 +126,7 @@ def run_without(blocked, code):
 
 
 TORCH = ["torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors"]
-LANCE = ["lancedb", "lance", "polars_pylance"]
+LANCE = ["lancedb", "lance", "polars_pylance", "numba"]
 
 
 def test_models_import_without_lance():

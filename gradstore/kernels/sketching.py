@@ -14,7 +14,8 @@ os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # as in kernels.hal
 import numpy as np
 from numba import njit, prange
 
-PLAIN, SIGN, ROOTED, DELTA = range(4)  # the formulas of models.features
+from gradstore.kernels.formulas import DELTA, PLAIN, SIGN
+
 TILE = 256  # coordinates whose features stay in the nearest cache between the arithmetic and the scatter
 WORTH_WAKING = 1_000_000  # coordinates, about 2 ms of work: waking numba's threads was measured at 0.1–0.5 ms
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)

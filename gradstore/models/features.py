@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from gradstore.errors import CheckpointError
-from gradstore.kernels.sketching import DELTA, PLAIN, ROOTED, SIGN
+from gradstore.kernels.formulas import DELTA, PLAIN, ROOTED, SIGN
 
 FEATURES = ("adam", "adam-delta", "less", "second-moment", "sgd", "sign")
 STATELESS = ("sgd", "sign")

@@ -36,8 +36,7 @@ class Forward:
         """One row a sample, padded on ``side``: (b,) float32."""
         ids = pad([e.ids for e in batch], self.pad_id, side).to(self.device)
         mask = padding_mask([e.ids for e in batch], side).to(self.device)
-        labels = pad([e.labels for e in batch], IGNORED, side)
-        labels[:, 0] = IGNORED  # the first token is nobody's prediction
+        labels = pad([[IGNORED, *e.labels[1:]] for e in batch], IGNORED, side)  # the first is nobody's prediction
         rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
         logits = self._logits(ids, mask, positions(mask), rows, columns - 1)
         return self._reduced(logits, labels[rows, columns], rows, len(batch))

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from gradstore.errors import GradstoreError
-from gradstore.kernels.sketching import add_features
 from gradstore.models.features import Direction
 from gradstore.sketch import GOLDEN, MIX_1, MIX_2, Sketch, parameter_key
 
@@ -35,7 +34,7 @@ class Lists:
 
 class Projector:
     """Adds features to sketches, parameter by parameter. Hashes are made once a parameter and kept: 4·s bytes a
-    coordinate. ``backend`` ``auto``: numba on CPUs, Triton on CUDA where it is installed, else torch."""
+    coordinate. ``backend`` ``auto``: numba on CPUs and Triton on CUDA where they are installed, else torch."""
 
     def __init__(self, sketch: Sketch, device: torch.device, backend: str = "auto") -> None:
         self.sketch = sketch
@@ -58,6 +57,8 @@ class Projector:
             self._add_lists(sketches, name, block, feature)
 
     def _add_numba(self, sketches: torch.Tensor, name: str, block: torch.Tensor, f: Direction) -> None:
+        from gradstore.kernels.sketching import add_features
+
         codes = self._table(name, block.shape[1], self._codes).numpy()
         constants = (np.float32(x) for x in (f.k1, f.k2, f.e, 1 / math.sqrt(self.sketch.sparsity)))
         out, g = sketches.numpy(), block.contiguous().numpy()
@@ -106,9 +107,8 @@ def _choose(backend: str, device: torch.device) -> str:
         raise GradstoreError(f"backend {backend!r}: expected auto, {', '.join(BACKENDS)}")
     if backend != "auto":
         return backend
-    if device.type == "cpu":
-        return "numba"
-    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
+    fused = {"cpu": "numba", "cuda": "triton"}.get(device.type)
+    return fused if fused and importlib.util.find_spec(fused) else "torch"
 
 
 def buckets_and_signs(sketch: Sketch, name: str, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

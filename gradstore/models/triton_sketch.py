@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from gradstore.kernels.sketching import DELTA, PLAIN, ROOTED, SIGN
+from gradstore.kernels.formulas import DELTA, PLAIN, ROOTED, SIGN
 from gradstore.models.features import Direction
 
 BUCKETS, ROWS = 16, 32
