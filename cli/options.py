@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 store_argument = click.argument("store")
 
 
+SECONDS_BETWEEN_LINES = 30
 WHOLE = click.IntRange(min=1)
 FEATURES = ["adam", "adam-delta", "less", "second-moment", "sgd", "sign"]
 
@@ -121,7 +123,7 @@ def _bundle(command: Callable, options: Mapping[str, Callable], name: str, make:
 
 @contextmanager
 def progress() -> Iterator[Any]:
-    """A callback (stage, done, total, note) that draws bars on a terminal, and nothing elsewhere."""
+    """A callback (stage, done, total, note) that draws bars on a terminal, and says a line now and then elsewhere."""
     with reporting() as (bar, _):
         yield bar
 
@@ -130,16 +132,16 @@ def progress() -> Iterator[Any]:
 def reporting() -> Iterator[tuple[Any, Callable[[str], None]]]:
     """The same, and where remarks go: to stderr, above the bars where there are any."""
     if not sys.stderr.isatty():
-        yield (lambda stage, done, total, note="": None), (lambda text: click.echo(text, err=True))
+        yield _lines(), lambda text: click.echo(text, err=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} {task.fields[note]}"),
+        TextColumn("{task.fields[rate]} {task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
@@ -152,6 +154,24 @@ def reporting() -> Iterator[tuple[Any, Callable[[str], None]]]:
             bars.update(tasks[stage], completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "", note=note)
 
         yield show, lambda text: bars.console.print(text, markup=False, highlight=False)
+
+
+def _lines() -> Callable[..., None]:
+    """Progress where there is no terminal, as under a scheduler: a line a stage now and then, on stderr."""
+    started: dict[str, tuple[float, int]] = {}
+    said: dict[str, float] = {}
+
+    def show(stage: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        since, first = started.setdefault(stage, (now, done))
+        if now - said.setdefault(stage, now) < SECONDS_BETWEEN_LINES or done <= first:
+            return
+        said[stage] = now
+        rate = (done - first) / (now - since)
+        left = (total - done) / rate
+        click.echo(f"{stage}: {done}/{total}, {rate:.1f}/s {note}, about {left / 60:.0f} min left", err=True)
+
+    return show
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:

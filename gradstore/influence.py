@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from gradstore.errors import SelectionError
-from gradstore.kernels import add_groups, dot
+from gradstore.kernels.half import add_groups, dot
 
 # Opens a fresh stream of blocks for one checkpoint: ids (b,), vectors (b, dim) uint16 (bits of float16).
 Stream = Callable[[str], Iterable[tuple[pa.RecordBatch, np.ndarray]]]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from gradstore import runs
-from gradstore.models.adapters import load_adapter
+from gradstore.models.adapters import changes_base, load_adapter
 from gradstore.models.checkpoints import Checkpoint
 from gradstore.models.diagnostics import Watch, below_eps, in_words
 from gradstore.models.extraction import Extractor
@@ -15,7 +15,17 @@ from gradstore.models.loading import LoadedModel
 from gradstore.models.memory import estimate_bytes, find_batch_tokens, peak_bytes
 from gradstore.pipelines import ModelOptions, Progress
 from gradstore.pipelines.estimate import MB, Estimate
-from gradstore.pipelines.gradient_rows import RESPONSES, Lengths, RowMaker, Tally, measure_batches, plan, write_rows
+from gradstore.pipelines.gradient_rows import (
+    RESPONSES,
+    Lengths,
+    RowMaker,
+    Tally,
+    measure_batches,
+    plan,
+    row_keys,
+    write_rows,
+)
+from gradstore.pipelines.model import load
 from gradstore.pipelines.recipes import ExtractSettings, HowToRun
 from gradstore.prompts import Prompt, Sample
 from gradstore.store import GradientStore
@@ -48,12 +58,13 @@ class CheckpointRows:
         run: runs.Run,
         tally: Tally,
         bar: Bar,
-        later: int,
+        later: Sequence[Checkpoint],
         tell: Callable[[str], None],
     ) -> None:
         """Write what is missing of one checkpoint, commit by commit; ``later`` checkpoints come after it."""
         if not samples:  # a shard may have none
             return
+        self.watch = Watch()
         with self._maker(checkpoint, tell) as maker:
             lengths = self._lengths(maker, samples, run.planned)
             batch_tokens = self.options.batch_tokens or run.planned(
@@ -63,27 +74,25 @@ class CheckpointRows:
             now = self.store.keys("gradients")
             commits = plan(maker, lengths, then, now, batch_tokens, backwards=run.resumed)
             done, wanted = sum(len(now.intersection(maker.keys(i))) for i in samples), len(RESPONSES) * len(samples)
-            estimate = self._estimate(maker, wanted * (1 + later), wanted * (1 + later) - done, batch_tokens)
+            estimate = self._estimate(maker, samples, [checkpoint, *later], now, batch_tokens)
             tell(str(estimate))
             estimate.check()
             bar.start(done, wanted)
-            self.watch.next_batch()
             write_rows(self.store, maker, samples, commits, tally, bar.show)
             self.below_eps = below_eps(self.settings.feature, checkpoint.moments)
 
     def estimate(
-        self, checkpoint: Checkpoint, samples: dict[str, Sample], checkpoints: int, tell: Callable[[str], None]
+        self, checkpoints: Sequence[Checkpoint], samples: dict[str, Sample], tell: Callable[[str], None]
     ) -> dict[str, Any]:
         """What all checkpoints would take; three batches of the first are timed, and nothing is written."""
-        with self._maker(checkpoint, tell) as maker:
+        with self._maker(checkpoints[0], tell) as maker:
             lengths = self._lengths(maker, samples, lambda _, measure: measure())
             tokens = self.options.batch_tokens or self._found_batch_tokens(maker, samples, lengths, tell)
             now = self.store.keys("gradients")
-            commits = plan(maker, lengths, now, now, tokens, backwards=False)
-            missing = len(RESPONSES) * sum(len(b.ids) for commit in commits for b in commit)
-            wanted = len(RESPONSES) * len(samples) * checkpoints
-            found = self._estimate(maker, wanted, missing * checkpoints, tokens)
-            seconds = measure_batches(maker, samples, commits, lengths) * checkpoints
+            commits = plan(maker, lengths, set(), set(), tokens, backwards=False)
+            found = self._estimate(maker, samples, checkpoints, now, tokens)
+            whole = measure_batches(maker, samples, commits, lengths)  # of one checkpoint
+            seconds = whole * found.rows / max(1, len(RESPONSES) * len(samples))
         tell(f"{found}; about {seconds:.0f} s, from three batches")
         return found.as_dict() | {
             "seconds": round(seconds, 1),
@@ -132,7 +141,7 @@ class CheckpointRows:
             yield RowMaker(extractor, self.prompt, self.options.max_length, tail, tell)
         finally:
             extractor.close()
-            self.loaded.model = adapted.unload()
+            self.loaded.model = load(self.options).model if changes_base(adapted) else adapted.unload()
 
     def _lengths(self, maker: RowMaker, samples: dict[str, Sample], planned: Callable) -> Lengths:
         lengths = maker.lengths(samples, self.how.share_prompts)
@@ -162,10 +171,20 @@ class CheckpointRows:
         tell(f"batch tokens: {found}, found on rows of {widths[longest]} tokens; --batch-tokens {found} repeats it")
         return found
 
-    def _estimate(self, maker: RowMaker, wanted: int, rows: int, tokens: int) -> Estimate:
+    def _estimate(
+        self,
+        maker: RowMaker,
+        samples: dict[str, Sample],
+        checkpoints: Sequence[Checkpoint],
+        now: set[str],
+        tokens: int,
+    ) -> Estimate:
+        keys = (k for c in checkpoints for i in samples for k in row_keys(i, c.checkpoint_id, self.recipe_id))
+        rows = sum(k not in now for k in keys)
+        wanted = len(RESPONSES) * len(samples) * len(checkpoints)
         sketch, moments = self.settings.sketch, maker.extractor.moments is not None
         memory = estimate_bytes(maker.extractor.forward.model, sketch, tokens, moments)
-        return Estimate.of(self.store.uri, wanted, rows, sketch.dim, memory)
+        return Estimate.of(self.store.uri, wanted, rows, sketch.dim, memory, self.how.shard.count)
 
 
 class Bar:

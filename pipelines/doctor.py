@@ -12,6 +12,7 @@ from gradstore.models.adapters import adapter_parameters, add_lora, load_adapter
 from gradstore.models.encoding import Encoded, encode
 from gradstore.models.loading import LoadedModel
 from gradstore.models.losses import sharing_pays
+from gradstore.models.memory import release
 from gradstore.models.soundness import NOISY, Finding, Patient, compare, examine, impossible
 from gradstore.pipelines import ModelOptions, unsaid
 from gradstore.pipelines.model import load
@@ -54,13 +55,20 @@ def doctor(
     findings = examine(usual, pairs, loaded.dtype)
     batch = [e for k in (0, 1) for e in (pair[k] for pair in pairs)]
     limit = NOISY[loaded.dtype.split("/")[0]]
-    mine = usual.batched(batch)
+    mine, place = usual.batched(batch).cpu(), loaded.device
+    kind_here, attention_here = loaded.dtype, loaded.attention
+    del usual, loaded  # one model at a time
+    release(place)
     for other in ATTENTION:
-        if other != loaded.attention:
+        if other != attention_here:
             tell(f"attention {other}")
-            findings.append(_other("attention", other, loaded.attention, mine, limit, patient, batch, attention=other))
+            findings.append(_other("attention", other, attention_here, mine, limit, patient, batch, attention=other))
     reference = "float32"
-    exact = mine if loaded.dtype == reference else patient(dtype=reference)[0].batched(batch)
+    try:
+        exact = mine if kind_here == reference else patient(dtype=reference)[0].batched(batch).cpu()
+    except RuntimeError as error:
+        findings.append(impossible("precision", reference, error))
+        return [{**f.__dict__, "verdict": f.verdict} for f in findings]
     for kind in NOISY:
         if kind != reference:
             tell(f"precision {kind}")
@@ -79,8 +87,12 @@ def _other(
     **changes: str,
 ) -> Finding:
     try:
-        return compare(check, setting, against, expected, patient(**changes)[0].batched(batch), limit)
-    except (ModelError, ValueError, ImportError, RuntimeError) as error:  # not built in, or not on this device
+        one, _, loaded = patient(**changes)
+        found = one.batched(batch).cpu()
+        del one
+        release(loaded.device)
+        return compare(check, setting, against, expected, found, limit)
+    except (ModelError, ValueError, ImportError, RuntimeError) as error:  # not built in, or no memory left for it
         return impossible(check, setting, error)
 
 

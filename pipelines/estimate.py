@@ -22,14 +22,15 @@ class Estimate:
     disk: int
     memory: int
     free: int | None  # where the store is; None for an object store
+    shards: int = 1  # as many like this one are at work on the same disk
 
     @classmethod
-    def of(cls, uri: str, wanted: int, rows: int, dim: int, memory: int) -> Estimate:
-        return cls(wanted, rows, rows * (2 * dim + ROW_OVERHEAD), memory, _free(uri))
+    def of(cls, uri: str, wanted: int, rows: int, dim: int, memory: int, shards: int = 1) -> Estimate:
+        return cls(wanted, rows, rows * (2 * dim + ROW_OVERHEAD), memory, _free(uri), shards)
 
     def check(self) -> None:
-        """Raises ResourceError where the disk cannot hold the rows."""
-        if self.free is not None and self.disk * MARGIN > self.free:
+        """Raises ResourceError where the disk cannot hold the rows, those of the other shards included."""
+        if self.free is not None and self.disk * self.shards * MARGIN > self.free:
             raise ResourceError(
                 f"{self.rows} gradient rows take {self.disk / MB:.0f} MB, {self.free / MB:.0f} MB are free where the "
                 "store is: make room, or store fewer floats a row with --dim; nothing was started"

@@ -55,7 +55,7 @@ def extract(
         store, loaded, prompt, recipe["recipe_id"], settings, replace(options, max_length=max_length), how
     )
     if how.estimate_only:
-        return work.estimate(found[0], how.shard.of(samples), len(found), tell)
+        return work.estimate(found, how.shard.of(samples), tell)
     asked = {
         "recipe_id": recipe["recipe_id"],
         "checkpoints": [c.checkpoint_id for c in found],
@@ -74,7 +74,7 @@ def extract(
         for number, checkpoint in enumerate(found, start=1):
             name = f"extract {checkpoint.record.name} ({number}/{len(found)})"
             tell(f"{name}: learning rate {checkpoint.record.learning_rate:g}, its weight among checkpoints")
-            work.run(checkpoint, samples, then, run, tally, Bar(progress, name, tally), len(found) - number, tell)
+            work.run(checkpoint, samples, then, run, tally, Bar(progress, name, tally), found[number:], tell)
         counts = work.summary(tally, len(samples), len(found), tell)
         tally.check()
         run.finish(counts, [*store.present([table]), "checkpoints", "recipes", "prompts"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +37,20 @@ def fresh_adapter(
     given = _parse_fresh(spec)
     if feature not in STATELESS:
         raise CheckpointError(f"a fresh LoRA has no optimizer state, which feature {feature} needs: use --feature sgd")
-    loaded = load(options)
+    loaded = load(replace(options, device="cpu", load_in_4bit=False))  # the devices are for the extractors
     name = content_id("init-lora", {"model_id": loaded.model_id, **given})
     folder = work_folder(uri, work) / f"init-lora-{name[:12]}"
     tell("a fresh LoRA: its B is zero, so every gradient of an A is zero; the rows hold the gradients of the Bs")
     if not (folder / RECORD).exists():
         adapted = add_lora(loaded.model, **given)
-        adapted.save_pretrained(str(folder))
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")  # several jobs may start at once
+        adapted.save_pretrained(str(partial))
         nothing = Record(loaded.model_id, folder.name, 0, None, 0.0, *WarmupSettings().betas, WarmupSettings().eps)
-        save_state(folder, {}, replace(nothing, training_ids=[], libraries=runs.library_versions()))
+        save_state(partial, {}, replace(nothing, training_ids=[], libraries=runs.library_versions()))
+        try:
+            partial.rename(folder)
+        except OSError:  # another job was faster, with the same bytes
+            shutil.rmtree(partial)
     return folder
 
 

@@ -97,6 +97,11 @@ class Tally:
         return found
 
 
+def row_keys(sample_id: str, checkpoint_id: str, recipe_id: str) -> list[str]:
+    """The ids of a sample's rows at a checkpoint, under a recipe."""
+    return [row_id(sample_id, r, checkpoint_id, recipe_id) for r in RESPONSES]
+
+
 class RowMaker:
     """Samples → gradient rows through one extractor. A batch that does not fit in memory is halved, and said so."""
 
@@ -126,7 +131,7 @@ class RowMaker:
 
     def keys(self, sample_id: str) -> list[str]:
         """The ids of a sample's rows."""
-        return [row_id(sample_id, r, *self.tail) for r in RESPONSES]
+        return row_keys(sample_id, *self.tail)
 
     def lengths(self, samples: Mapping[str, Sample], share: bool) -> Lengths:
         """Tokenise once to plan; batches tokenise again, beside the device's work, so that no ids are kept."""
@@ -152,7 +157,7 @@ class RowMaker:
                 yield done
                 return
             if len(pairs) == 1:
-                self.too_large.append(pairs[0][0].sample_id)
+                yield from self._singly(pairs[0], shared)
                 return
             self._most = size // 2
             self.tell(f"a batch of {len(pairs)} samples did not fit in memory: halved, from here on")
@@ -160,10 +165,19 @@ class RowMaker:
         yield from self._parts(pairs[:middle], shared)
         yield from self._parts(pairs[middle:], shared)
 
-    def _attempt(self, pairs: Sequence[Pair], shared: bool) -> pa.Table | None:
+    def _singly(self, pair: Pair, shared: bool) -> Iterator[pa.Table]:
+        """One sample that did not fit: its responses one by one, and if that fails it is noted."""
+        done = [self._attempt([pair], False)] if shared else [None]
+        if done[0] is None:
+            done = [self._attempt([(item,)], False) for item in pair]
+        if None in done:
+            self.too_large.append(pair[0].sample_id)
+        yield from (table for table in done if table is not None)
+
+    def _attempt(self, pairs: Sequence[Sequence[Item]], shared: bool) -> pa.Table | None:
         try:
             if shared:
-                return self.extractor.pair_rows(pairs)
+                return self.extractor.pair_rows([(first, second) for first, second in pairs])
             return self.extractor.rows([item for pair in pairs for item in pair])
         except Exception as error:
             if not is_out_of_memory(error):
@@ -235,6 +249,8 @@ def measure_batches(
     """Seconds that all commits will take, from their first, middle and last batch; nothing is written."""
     batches = list(chain.from_iterable(commits))
     seconds, tokens = 0.0, 0
+    if batches:  # compiles kernels and makes hashes, which a run does once
+        maker.rows([maker.pair(samples[batches[0].ids[0]])], batches[0].shared)
     for batch in {0: 0, len(batches) // 2: 0, len(batches) - 1: 0} if batches else ():
         pairs = [maker.pair(samples[i]) for i in batches[batch].ids]
         started = time.perf_counter()

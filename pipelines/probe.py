@@ -63,7 +63,8 @@ class Prober:
         self.loaded, self.prompt, self.settings, self.max_length = loaded, prompt, settings, max_length
         self.checkpoint_id = checkpoint_id
         self.certainty = certainty_of(settings)
-        self.probe_id = probe_identity(loaded.model_id, checkpoint_id, prompt.prompt_id, settings)
+        model = loaded.model_id + ("/nf4" if "/nf4" in loaded.dtype else "")  # 4-bit weights know other things
+        self.probe_id = probe_identity(model, checkpoint_id, prompt.prompt_id, settings)
         self.letters: dict[str, list[int]] = {}
 
     def encode(self, sample: Sample) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 from gradstore.errors import GradstoreError
 from gradstore.pipelines import Progress, silent, unsaid
 
+GRACE = 60  # seconds a process has to end
 THREADS = "OMP_NUM_THREADS"
 
 
@@ -60,6 +61,8 @@ def on_devices(
 
     Raises GradstoreError with every device's error once all have ended: what the others wrote stays.
     """
+    if not devices:
+        raise GradstoreError("no device was named: expected --devices 0,1 or cpu,cpu")
     context = multiprocessing.get_context("spawn")
     said: Any = context.Queue()
     threads = os.environ.get(THREADS)
@@ -81,7 +84,9 @@ def on_devices(
             _listen(said, workers, devices, results, errors, progress, tell)
     finally:
         for worker in workers:
-            worker.terminate() if worker.is_alive() and len(results) + len(errors) < len(workers) else worker.join()
+            worker.join(GRACE)  # after Ctrl-C each still writes what it has made
+            if worker.is_alive():
+                worker.terminate()
     if errors:
         raise GradstoreError("; ".join(f"on device {devices[i]}: {text}" for i, text in sorted(errors.items())))
     return combined([results[i] for i in sorted(results)])
@@ -95,7 +100,7 @@ def combined(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = [r[key] for r in results if key in r]
         number = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         if number and key not in ("checkpoints", "batch_tokens"):
-            total[key] = max(values) if key in ("seconds", "peak_mb") else sum(values)
+            total[key] = max(values) if key in ("seconds", "peak_mb", "free_bytes") else sum(values)
         else:
             total[key] = values[0]
     return total
@@ -114,18 +119,21 @@ def _listen(
         kind, index, content = said.get(timeout=0.5)
     except queue.Empty:
         for i, worker in enumerate(workers):
-            if i not in results and i not in errors and worker.exitcode not in (None, 0):
+            if i not in results and i not in errors and worker.exitcode is not None:
                 code = worker.exitcode
                 how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
                 errors[i] = f"its process {how}; what the others wrote stays, and the same command fills the rest"
         return
     if kind == "progress":
         stage, done, total, note = content
-        progress(f"{stage} [{devices[index]}]", done, total, note)
+        progress(f"{stage}, {index}: {devices[index]}", done, total, note)
     elif kind == "tell":
-        tell(f"[{devices[index]}] {content}")
+        tell(f"{devices[index]}: {content}")
+    elif kind == "result":
+        results[index] = content
     else:
-        (results if kind == "result" else errors)[index] = content
+        errors[index] = content
+        tell(f"{devices[index]} has failed, the others go on: {content}")
 
 
 def _work(stage: Callable[..., dict[str, Any]], device: str, shard: Shard, said: Any) -> None:

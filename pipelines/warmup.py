@@ -14,7 +14,7 @@ from gradstore import runs
 from gradstore.errors import SelectionError
 from gradstore.identity import seeded_order
 from gradstore.models.adapters import load_adapter
-from gradstore.models.checkpoints import epoch_folders, read_checkpoint, save_state
+from gradstore.models.checkpoints import epoch_folders, read_checkpoint, save_state, write_record
 from gradstore.models.encoding import Encoded, encode
 from gradstore.models.loading import LoadedModel
 from gradstore.models.trainer_state import read_trainer_checkpoint
@@ -88,6 +88,8 @@ def register(
         adapted = load_adapter(loaded.model, folder)
         moments, found = read_trainer_checkpoint(folder, adapted, loaded.model_id, learning_rate)
         save_state(folder, moments, replace(found, libraries=runs.library_versions()))
+    elif folder.is_dir() and learning_rate is not None:
+        write_record(folder, replace(read_checkpoint(folder).record, learning_rate=learning_rate))
     checkpoint = read_checkpoint(folder, loaded.model_id)
     run = runs.begin(store, "register", {"checkpoint_id": checkpoint.checkpoint_id}, ["checkpoints"])
     record(store, [folder])

@@ -104,6 +104,14 @@ def trained_sites(model: PeftModel) -> list[Site]:
     return found
 
 
+def changes_base(model: PeftModel) -> bool:
+    """Whether taking this adapter off leaves another base model behind: trained copies and biases stay in place, and
+    initialisations like PiSSA's have taken their part out of the weights."""
+    config = model.peft_config[ADAPTER]
+    start = config.init_lora_weights
+    return bool(config.modules_to_save) or config.bias != "none" or (isinstance(start, str) and start != "gaussian")
+
+
 def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
     """What training the adapter would change, in the order of ``named_parameters``; names as peft saves them."""
     with warnings.catch_warnings():

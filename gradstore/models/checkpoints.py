@@ -80,6 +80,11 @@ def save_state(folder: Path, moments: Mapping[str, tuple[torch.Tensor, torch.Ten
         tensors[f"{name}.exp_avg_sq"] = v.detach().float().cpu().contiguous()
     if tensors:
         save_file(tensors, str(folder / MOMENTS))
+    write_record(folder, record)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write, or write anew, what is known of a checkpoint beside it."""
     text = json.dumps(record.__dict__ | {"libraries": dict(record.libraries)}, indent=1, sort_keys=True)
     (folder / RECORD).write_text(text + "\n")
 

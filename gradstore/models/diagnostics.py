@@ -21,32 +21,39 @@ class Watch:
     """Sees gradients on their way to the sketch, parameter by parameter, and keeps five sums a sample."""
 
     def __init__(self) -> None:
-        self._sums: dict[int, torch.Tensor] = {}  # row → <f,s>, <f,z>, |f|², |s|², |z|²; s = sign(g), z = Γ(0)
-        self._seen = 0
+        self._kept: list[torch.Tensor] = []  # of each sample <f,s>, <f,z>, |f|², |s|², |z|²; s = sign(g), z = Γ(0)
+        self._batch: dict[int, torch.Tensor] = {}
 
     @property
     def full(self) -> bool:
-        return self._seen + len(self._sums) >= ROWS
+        return len(self._kept) >= ROWS
+
+    def begin(self) -> None:
+        """A batch starts; what a batch that failed has left is dropped."""
+        self._batch = {}
 
     def see(self, first_row: int, gradients: torch.Tensor, feature: Direction) -> None:
-        """Gradients of one parameter for some rows of a batch, (rows, …) float32."""
-        rows = gradients[: max(0, ROWS - self._seen - first_row)].flatten(1)
+        """Gradients of one parameter for some rows of a batch, (rows, …) float32; half of the places at most, so that
+        both responses of a batch are seen."""
+        room = min(ROWS // 2, ROWS - len(self._kept)) - first_row
+        rows = gradients[: max(0, room)].flatten(1)
         if not len(rows):
             return
         f, s = feature(rows), rows.sign()
         zero = at_zero(feature)
         z = zero.expand_as(f) if zero.numel() else torch.zeros_like(f)
         parts = [(f * s).sum(1), (f * z).sum(1), (f * f).sum(1), (s * s).sum(1), (z * z).sum(1)]
-        for i, sums in enumerate(torch.stack(parts, dim=1).double().cpu(), start=self._seen + first_row):
-            self._sums[i] = self._sums[i] + sums if i in self._sums else sums
+        for i, sums in enumerate(torch.stack(parts, dim=1).double().cpu(), start=first_row):
+            self._batch[i] = self._batch[i] + sums if i in self._batch else sums
 
-    def next_batch(self) -> None:
-        """Rows of the next batch are other samples."""
-        self._seen = max(self._sums, default=-1) + 1
+    def end(self) -> None:
+        """The batch is done."""
+        self._kept += self._batch.values()
+        self._batch = {}
 
     def report(self) -> dict[str, float | None]:
         """Mean cosine of the feature to the sign of its gradient, and to Γ(0); None where there is none."""
-        found = torch.stack([s for s in self._sums.values() if s.isfinite().all()] or [torch.zeros(5).double()])
+        found = torch.stack([s for s in self._kept if s.isfinite().all()] or [torch.zeros(5).double()])
         fs, fz, ff, ss, zz = found.T
         return {"cosine_to_sign": _mean(fs / (ff * ss).sqrt()), "cosine_to_shared_step": _mean(fz / (ff * zz).sqrt())}
 

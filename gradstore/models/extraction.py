@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from gradstore.errors import CheckpointError
 from gradstore.models.adapters import trained_sites
 from gradstore.models.diagnostics import Watch
 from gradstore.models.encoding import Encoded
@@ -21,7 +22,8 @@ from gradstore.models.losses import SHARES_PROMPTS, Forward
 from gradstore.models.projection import Projector
 from gradstore.sketch import Sketch
 
-SHARING_TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 1e-2}  # of a loss, relative
+# of a loss, relative: of sharing against two rows; of a change to the first response on the second's loss
+SHARING_TOLERANCE = {"float32": (1e-4, 1e-5), "bfloat16": (3e-2, 2e-3), "float16": (1e-2, 5e-4)}
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,18 @@ class Extractor:
         window = getattr(self.loaded.model.config.get_text_config(), "sliding_window", None)
         if window and window < len(first.ids) + len(second.ids):
             return False
+        longer = Encoded([*first.ids, *first.ids[first.start :], first.ids[0]], first.start, "ok")
         with torch.no_grad():
             apart = torch.cat([self.forward.losses([e]) for e in (first, second)])
             try:
                 together = torch.cat(self.forward.shared_losses([(first, second)]))
+                unseen = self.forward.shared_losses([(longer, second)])[1]
             except Exception:  # a model that takes no mask of its caller's says so in many ways
                 return False
-        tolerance = SHARING_TOLERANCE[self.loaded.dtype.split("/")[0]]
-        return bool(((together - apart).abs() <= tolerance * apart.abs()).all())
+        tolerance, leak = SHARING_TOLERANCE[self.loaded.dtype.split("/")[0]]
+        same = (together - apart).abs() <= tolerance * apart.abs()
+        # What the first response is must not matter to the second at all; a mean loss alone might hide a leak.
+        return bool(same.all()) and bool((unseen - together[1:]).abs() <= leak * together[1:].abs())
 
     def _sketched(self, losses: torch.Tensor, keep_graph: bool = False) -> torch.Tensor:
         sketches = self.projector.zeros(len(losses))
@@ -137,13 +143,20 @@ class Extractor:
 
         def add(name: str, rows: slice, gradients: torch.Tensor) -> None:
             feature = self.direction(name)
+            if feature.v.numel() not in (0, gradients[0].numel()):
+                raise CheckpointError(
+                    f"the moments of {name} are {feature.v.numel()} numbers, the parameter has {gradients[0].numel()}: "
+                    "they belong to another adapter"
+                )
             self.projector.add(sketches[rows], name, gradients, feature)
             if watch is not None:
                 watch.see(rows.start, gradients, feature)
 
+        if watch is not None:
+            watch.begin()
         self.hooks.backward(losses, add, keep_graph)
         if watch is not None:
-            watch.next_batch()
+            watch.end()
         return sketches
 
     def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -103,6 +103,12 @@ class GradientHooks:
         if is_dora(site.module):  # output + base = magnitude · unit; the base layer's bias is not scaled
             base, bias = kwargs["base_result"], kwargs["base_layer"].bias
             return (output + (base if bias is None else base - bias)).detach()
+        if (len(args) > 1 or kwargs) and any(_is_replayed(site.module, a) for a in site.names):
+            names = ", ".join(site.names.values())
+            raise ModelError(
+                f"{names} belongs to a {type(site.module).__name__} that is called with more than one argument, so its "
+                "gradient cannot be read: leave it out of the adapter"
+            )
         noted = self._layer_inputs.get(id(site.layer))
         return noted if noted is not None and noted.shape == x.shape else x
 
@@ -132,14 +138,21 @@ def loss_scale(dtype: str) -> float:
 
 def site_gradients(module: nn.Module, attribute: str, given: Any, delta: torch.Tensor, rows: slice) -> torch.Tensor:
     """Gradients of one parameter of ``module`` for some rows of one call: (rows, …) float32."""
+    if _is_replayed(module, attribute):
+        return torch.stack([_replayed(module, attribute, x, d) for x, d in zip(given[rows], delta[rows], strict=True)])
     d = delta[rows].float()
     if is_dora(module):
         return (d * given[rows].float()).flatten(1, -2).sum(1) / module.weight.float()
     if attribute == "bias" and isinstance(module, ADDS_BIAS_LAST):
         return d.flatten(1, -2).sum(1)
-    if attribute == "weight" and isinstance(module, nn.Linear):
-        return torch.bmm(d.flatten(1, -2).transpose(1, 2), given[rows].float().flatten(1, -2))
-    return torch.stack([_replayed(module, attribute, x, one) for x, one in zip(given[rows], delta[rows], strict=True)])
+    return torch.bmm(d.flatten(1, -2).transpose(1, 2), given[rows].float().flatten(1, -2))
+
+
+def _is_replayed(module: nn.Module, attribute: str) -> bool:
+    """Whether a parameter has no rule of its own here."""
+    if is_dora(module) or (attribute == "bias" and isinstance(module, ADDS_BIAS_LAST)):
+        return False
+    return not (attribute == "weight" and isinstance(module, nn.Linear))
 
 
 def sum_of(parts: Iterator[torch.Tensor]) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 from gradstore.models.adapters import adapter_parameters
 from gradstore.sketch import Sketch
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 SMALLEST, LARGEST = 512, 131_072  # batch tokens that are tried
 SHARE = 0.85  # of a card's free memory that a batch may fill
 HOOKED, KEPT = 4, 34  # hidden vectors a token and layer that the hooks keep; that autograd keeps, as measured
@@ -24,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a failure means that a batch was too large, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def release(device: torch.device) -> None:
@@ -64,12 +65,23 @@ def peak_bytes(device: torch.device) -> int:
 def find_batch_tokens(run: Callable[[int], None], device: torch.device, longest: int) -> int:
     """Padded tokens a batch: on CUDA the most that fit, elsewhere where throughput stops growing.
 
-    ``run(tokens)`` extracts one batch of about that many tokens; ``longest`` is the longest row. A power of two.
+    ``run(tokens)`` extracts one batch of about that many tokens; ``longest`` is the longest row. A power of two. A
+    size that does not fit ends the search; where none does, the smallest is returned, and extraction will say so.
     """
     sizes = [n for n in _powers(SMALLEST, LARGEST) if n >= longest] or [longest]
-    if device.type == "cuda":
-        return _that_fits(run, device, sizes)
-    return _fastest(run, sizes)
+    fits = []
+
+    def tried(tokens: int) -> None:
+        run(tokens)
+        fits.append(tokens)
+
+    try:
+        return _that_fits(tried, device, sizes) if device.type == "cuda" else _fastest(tried, sizes)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release(device)
+    return max(fits, default=sizes[0])
 
 
 def _that_fits(run: Callable[[int], None], device: torch.device, sizes: Sequence[int]) -> int:

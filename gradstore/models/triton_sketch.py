@@ -2,8 +2,8 @@
 
 Deterministic without atomics: the hash is inverted once into lists of coordinates by bucket, and one program owns a
 tile of (buckets, rows) of the output. It walks its lists in ascending order of coordinate, reads each gradient, m and
-v there once, and adds in registers; nothing of the gradients' size is written. Gradients come transposed, so that
-the rows of a tile lie side by side and every read of a coordinate is one whole memory segment.
+v there once a non-zero, and adds in registers. Gradients come transposed (one copy before the kernel), so that the rows
+of a tile lie side by side and a coordinate's read is one whole memory segment; m and v are read once a tile of rows.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """A run of extraction as a user meets it: estimate, remarks, shards, memory, fresh adapters, what goes wrong."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from gradstore.models.memory import find_batch_tokens, is_out_of_memory
 from gradstore.pipelines import estimate, gradient_rows
 from gradstore.pipelines.extract import extract, extract_on
 from gradstore.pipelines.fresh import fresh_adapter
+from gradstore.pipelines.ingest import ingest
+from gradstore.pipelines.lab.people import people as lab_people
 from gradstore.pipelines.probe import ProbeSettings, probe, probe_on
 from gradstore.pipelines.recipes import ExtractSettings, HowToRun
 from gradstore.pipelines.shards import Shard
@@ -148,6 +151,7 @@ def test_two_extractors_on_one_store_make_every_row_once(whole, store, world, ep
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(counts) == 2, "an extractor failed because there was another"
     frame = rows_of(store)
     assert frame["row_id"].n_unique() == frame.height
     assert_same_rows(frame, whole[2])
@@ -175,6 +179,17 @@ def test_a_full_disk_is_seen_before_anything_is_written(store, world, epoch, mon
         extract(store, world.options, [epoch], SETTINGS)
     assert not store.recipe_ids()
     assert "failed" in store.scan("runs").collect()["status"].to_list()
+
+
+def test_the_disk_must_hold_what_all_shards_make_but_not_what_is_there(store, world, epoch, monkeypatch):
+    found = extract(store, world.options, [epoch], SETTINGS, HowToRun(estimate_only=True))
+    monkeypatch.setattr(estimate, "_free", lambda uri: int(0.7 * found["disk_bytes"]))
+    with pytest.raises(ResourceError, match="nothing was started"):
+        extract(store, world.options, [epoch], SETTINGS, HowToRun(shard=Shard(0, 2)))
+    monkeypatch.undo()
+    extract(store, world.options, [epoch], SETTINGS, HowToRun(shard=Shard(0, 2)))
+    monkeypatch.setattr(estimate, "_free", lambda uri: int(0.7 * found["disk_bytes"]))
+    extract(store, world.options, [epoch], SETTINGS)
 
 
 def test_batch_tokens_are_found_once_and_recorded(store, world, epoch):
@@ -238,30 +253,20 @@ def test_a_real_allocation_failure_is_known_as_one():
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_samples(world, epoch):
-    """Ten times the batches, in processes of their own; peaks within a tenth."""
-    code = f"""
-import sys
-from gradstore.models.adapters import load_adapter
-from gradstore.models.checkpoints import read_checkpoint
-from gradstore.models.encoding import Encoded
-from gradstore.models.extraction import Extractor, Item
-from gradstore.models.loading import load_model
-from gradstore.models.memory import peak_bytes
-from gradstore.sketch import Sketch
-loaded = load_model({str(world.folder / "model")!r}, device="cpu")
-checkpoint = read_checkpoint({str(epoch)!r})
-extractor = Extractor(loaded, load_adapter(loaded.model, checkpoint.folder), checkpoint.moments, "adam", Sketch())
-for n in range(int(sys.argv[1])):
-    ids = [(5 + n + i) % 50 for i in range(40)]
-    extractor.rows([Item(f"{{n}}-{{i}}", "answer", Encoded(ids, 30, "ok")) for i in range(32)])
-print(peak_bytes(loaded.device))
-"""
-    few, many = (
-        int(subprocess.run([sys.executable, "-c", code, str(n)], capture_output=True, text=True, check=True).stdout)
-        for n in (6, 60)
-    )
-    assert many <= 1.1 * few
+def test_memory_does_not_grow_with_the_number_of_samples(world, tmp_path):
+    """The whole command, in processes of their own, on 300 and on 3,000 samples; peaks within a tenth."""
+    peaks = []
+    for people in (100, 1000):
+        questions, uri = tmp_path / f"{people}.jsonl", str(tmp_path / f"store-{people}")
+        questions.write_text("".join(json.dumps(f.as_record()) + "\n" for f in lab_people(people)))
+        ingest(uri, [questions], preset="qa")
+        options = ["--model", world.options.model, "--device", "cpu", "--max-length", "64", "--batch-tokens", "2048"]
+        fresh = ["--init-lora", "r=4", "--feature", "sgd", "--work", str(tmp_path), "--json"]
+        command = [sys.executable, "-m", "gradstore.cli.main", "extract", uri, *options, *fresh]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        assert found["new"] == 2 * 3 * people
+        peaks.append(found["peak_mb"])
+    assert peaks[1] <= 1.1 * peaks[0], f"{peaks} MB"
 
 
 def test_a_fresh_lora_takes_plain_gradients_of_b_alone(store, world, tmp_path):

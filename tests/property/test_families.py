@@ -9,9 +9,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from gradstore.errors import ModelError
-from gradstore.models.adapters import trained_sites
+from gradstore.models.adapters import Site, changes_base, trained_sites
 from gradstore.models.encoding import Encoded
 from gradstore.models.extraction import Extractor
+from gradstore.models.gradients import GradientHooks
 from gradstore.models.loading import LoadedModel, checkpoint_activations
 from gradstore.sketch import Sketch
 from tests import families
@@ -45,6 +46,36 @@ def test_a_prompt_is_not_shared_where_that_would_not_be_exact(family):
     pair = families.pairs()[1]
     assert one.can_share(*pair) == (family not in WINDOWED)
     assert not extractor(model, "flex_attention").can_share(*pair)
+
+
+def test_a_leak_from_one_response_to_the_other_is_found_out(monkeypatch):
+    """Here only the tree mask leaks; the means of the losses might still agree."""
+    model, _ = families.build("llama")
+    one = extractor(model)
+    assert one.can_share(*families.pairs()[1])
+    monkeypatch.setattr(
+        "gradstore.models.losses._tree_mask",
+        lambda layouts, forward: torch.ones(1, 1, *[max(len(x.ids) for x in layouts)] * 2, dtype=torch.bool).tril(),
+    )
+    monkeypatch.setattr("gradstore.models.extraction.SHARING_TOLERANCE", {"float32": (1e9, 1e-5)})
+    assert not one.can_share(*families.pairs()[1])
+
+
+def test_a_module_called_with_more_than_its_input_is_refused():
+    class Gated(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(32))
+
+        def forward(self, x, gate=None):
+            return x * self.weight * (1 if gate is None else gate)
+
+    hooks = GradientHooks([Site(gated := Gated(), {"weight": "norm.weight"})])
+    x = torch.randn(2, 3, 32)
+    with hooks.recording(2), torch.enable_grad():
+        gated(x)
+        with pytest.raises(ModelError, match=r"norm.weight belongs to a Gated that is called with more than one"):
+            gated(x, torch.ones(1))
 
 
 def test_a_model_that_is_not_told_by_its_mask_is_found_out():
@@ -113,6 +144,21 @@ def test_a_mixture_of_experts_is_refused_rather_than_mixed_up():
     model = get_peft_model(AutoModelForCausalLM.from_config(config), fused).eval().requires_grad_(False)
     with pytest.raises(ModelError, match="its module is not called in a forward"):
         families.hooked(model, families.samples())
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes"), [("lora", False), ("dora", False), ("saved norm", True), ("biases", True)]
+)
+def test_an_adapter_that_leaves_its_mark_on_the_base_is_known(variant, changes):
+    """Else the next checkpoint would be read on top of what the last one left."""
+    model, _ = families.build("llama", variant)
+    assert changes_base(model) == changes
+    before = {
+        n: p.clone() for n, p in families.build("llama")[0].get_base_model().state_dict().items() if "lora" not in n
+    }
+    after = model.unload().state_dict()
+    same = all(torch.equal(after[n.replace(".base_layer", "")], p) for n, p in before.items())
+    assert same or changes
 
 
 def test_a_sum_loss_is_the_mean_times_the_tokens():

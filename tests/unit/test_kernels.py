@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from gradstore.kernels import add_groups, dot
+from gradstore.kernels.half import add_groups, dot
 from tests import reference
 
 RNG = np.random.default_rng(0)

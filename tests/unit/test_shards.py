@@ -58,7 +58,7 @@ def test_processes_report_progress_remarks_and_sums():
     seen, said = [], []
     result = on_devices(count, ["cpu", "cpu"], lambda *a: seen.append(a), said.append)
     assert result == {"new": 3, "device": "cpu"}
-    assert sorted(seen) == [("count [cpu]", 1, 2, "note")] * 2
+    assert sorted(seen) == [(f"count, {i}: cpu", 1, 2, "note") for i in (0, 1)]
     assert len(said) == 2
 
 
@@ -68,5 +68,9 @@ def test_a_killed_process_is_named_and_nothing_hangs():
 
 
 def test_an_error_of_one_device_is_said_with_its_name():
+    said: list[str] = []
     with pytest.raises(GradstoreError, match="on device b: no such checkpoint"):
-        on_devices(fail_on_second, ["a", "b"])
+        on_devices(fail_on_second, ["a", "b"], tell=said.append)
+    assert said == ["b has failed, the others go on: no such checkpoint"]
+    with pytest.raises(GradstoreError, match="no device was named"):
+        on_devices(count, [])
