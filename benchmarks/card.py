@@ -2,11 +2,11 @@
 
 python benchmarks/card.py [--data MMLU.csv …] [--rows 512] [--batch-tokens 16384] [--json FILE]
 
-Prints rows and tokens a second of the floor (forward and backward of the adapter alone), of gradstore, and of gradstore
-with prompts shared; the kernel's bandwidth (its transposing copy included) beside a copy measured in the same
-run; and the kernel's and torch's sketch against float64 and against the CPU's. With --data the lengths are those of real
-questions, one a line; the tokens are random, for the weights are. ``--layers 2 --hidden 128 --device
-cpu`` runs the same code anywhere (with TRITON_INTERPRET=1 the kernel, too), to see that it works.
+Prints rows and tokens a second of the floor (forward and backward of the adapter alone), of gradstore, and with prompts
+shared; the kernel's bandwidth (its transposing copy included) beside a copy measured in the same run; and the kernel's
+and torch's sketch against float64 and against the CPU's. With --data the lengths are those of real questions, one a
+line; the tokens are random, for the weights are. ``--layers 2 --hidden 128 --device cpu`` runs the same code anywhere
+(with TRITON_INTERPRET=1 the kernel, too), to see that it works.
 """
 
 from __future__ import annotations
