@@ -107,7 +107,7 @@ def trained_sites(model: PeftModel) -> list[Site]:
 def changes_base(model: PeftModel) -> bool:
     """Whether taking this adapter off leaves another base model behind: trained copies and biases stay in place, and
     initialisations like PiSSA's have taken their part out of the weights."""
-    config = model.peft_config[ADAPTER]
+    config: Any = model.peft_config[ADAPTER]
     start = config.init_lora_weights
     return bool(config.modules_to_save) or config.bias != "none" or (isinstance(start, str) and start != "gaussian")
 

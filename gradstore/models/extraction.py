@@ -62,7 +62,7 @@ class Extractor:
         if loaded.device.type == "cuda":  # or the backward of attention adds in any order
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # which would only cost time
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only costs time
         self.loaded = loaded
         self.feature = feature
         self.moments = moments

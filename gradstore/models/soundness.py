@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,12 +78,12 @@ class Patient:
             with hooks.recording(rows), torch.enable_grad():
                 computed = losses()
                 for n, each in enumerate(computed):
-                    parts: dict[str, list[torch.Tensor]] = {}
-                    hooks.backward(
-                        each,
-                        lambda name, _, g, parts=parts: parts.setdefault(name, []).append(g.flatten(1)),
-                        keep_graph=n + 1 < len(computed),
-                    )
+                    parts: defaultdict[str, list[torch.Tensor]] = defaultdict(list)
+
+                    def keep(name: str, _: slice, g: torch.Tensor, parts: Any = parts) -> None:
+                        parts[name].append(g.flatten(1))
+
+                    hooks.backward(each, keep, keep_graph=n + 1 < len(computed))
                     found.append(torch.cat([torch.cat(parts[n]) for n in adapter_parameters(self.adapted)], dim=1))
         finally:
             hooks.remove()
