@@ -162,6 +162,7 @@ def _lines() -> Callable[..., None]:
     said: dict[str, float] = {}
 
     def show(stage: str, done: int, total: int, note: str = "") -> None:
+        """Say how far a stage is, unless it was said a moment ago."""
         now = time.monotonic()
         since, first = started.setdefault(stage, (now, done))
         if now - said.setdefault(stage, now) < SECONDS_BETWEEN_LINES or done <= first:

@@ -44,6 +44,7 @@ class Estimate:
         )
 
     def as_dict(self) -> dict[str, int | None]:
+        """For ``--json``; sizes in bytes."""
         return {
             "wanted": self.wanted,
             "rows": self.rows,

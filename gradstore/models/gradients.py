@@ -38,7 +38,7 @@ class GradientHooks:
         self._calls: Counter[int] = Counter()  # of each site, in the recorded forward
         self._arrived: dict[int, list[Call]] = {}
         self._layer_inputs: dict[int, torch.Tensor] = {}
-        self._sink: Sink | None = None
+        self._sink: Sink = _nowhere
         self._sites = list(sites)
         self._handles = []
         for index, site in enumerate(self._sites):
@@ -121,7 +121,6 @@ class GradientHooks:
     @torch.no_grad()
     def _send(self, index: int) -> None:
         site, calls = self._sites[index], self._arrived.pop(index)
-        assert self._sink is not None
         largest = max(p.numel() for p in site.module.parameters(recurse=False))
         size = max(1, BLOCK_BYTES.get(calls[0][1].device.type, 1 << 28) // (4 * largest))
         for start in range(0, self._rows, size):
@@ -129,6 +128,11 @@ class GradientHooks:
             for attribute, name in site.names.items():
                 gradients = sum_of(site_gradients(site.module, attribute, g, d, rows) for g, d in calls)
                 self._sink(name, rows, gradients if self.loss_scale == 1 else gradients / self.loss_scale)
+
+
+def _nowhere(name: str, rows: slice, gradients: torch.Tensor) -> None:
+    """Where gradients would go before a backward was given a sink; nothing comes here."""
+    raise RuntimeError(f"a gradient of {name} arrived outside of GradientHooks.backward")
 
 
 def loss_scale(dtype: str) -> float:

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from gradstore.kernels.formulas import DELTA, PLAIN, ROOTED, SIGN
+from gradstore.kernels.formulas import DELTA, ROOTED, SIGN
 from gradstore.models.features import Direction
 
 BUCKETS, ROWS = 16, 32
@@ -21,7 +21,8 @@ BUCKETS, ROWS = 16, 32
 @triton.jit
 def _kernel(
     sketches, gradients, entries, offsets, a, v, k1, k2, e, scale, rows, dim,
-    KIND: tl.constexpr, HAS_A: tl.constexpr, BUCKETS: tl.constexpr, ROWS: tl.constexpr,
+    IS_SIGN: tl.constexpr, IS_ROOTED: tl.constexpr, IS_DELTA: tl.constexpr,
+    HAS_A: tl.constexpr, BUCKETS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     bucket = tl.program_id(0) * BUCKETS + tl.arange(0, BUCKETS)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -35,14 +36,14 @@ def _kernel(
         sign = (1 - 2 * (entry & 1)).to(tl.float32)
         here = live[:, None] & (row < rows)[None, :]
         value = tl.load(gradients + i[:, None] * rows + row[None, :], mask=here, other=0.0)
-        if KIND == 1:  # sign; x − x keeps a NaN
+        if IS_SIGN:  # sign; x − x keeps a NaN
             value = tl.where(value > 0, 1.0, tl.where(value < 0, -1.0, value - value))
-        elif KIND >= 2:
+        elif IS_ROOTED:
             second = tl.load(v + i, mask=live, other=0.0)[:, None]
             square = k2 * value * value
             root = tl.sqrt_rn(second + square)
             up = k1 * value
-            if KIND == 3:
+            if IS_DELTA:
                 both = root + tl.sqrt_rn(second)
                 grown = tl.where(both > 0, tl.div_rn(square, tl.where(both > 0, both, 1.0)), 0.0)
                 up = up - tl.load(a + i, mask=live, other=0.0)[:, None] * grown
@@ -70,11 +71,16 @@ def add_features(
     :class:`gradstore.models.projection.Lists`; scale 1/√s.
     """
     rows, dim = sketches.shape
-    assert (PLAIN, SIGN, ROOTED, DELTA) == (0, 1, 2, 3)  # the kernel's KIND
     grid = (triton.cdiv(dim, BUCKETS), triton.cdiv(rows, ROWS))
     has_a = feature.a.numel() > 0
     a = feature.a if has_a else gradients  # never read then, but Triton wants a pointer
     v = feature.v if feature.v.numel() else gradients
     constants = (feature.k1, feature.k2, feature.e, scale)
-    shape = {"KIND": feature.kind, "HAS_A": has_a, "BUCKETS": BUCKETS, "ROWS": ROWS}
-    _kernel[grid](sketches, gradients, entries, offsets, a, v, *constants, rows, dim, **shape)
+    # Python's names are not seen inside a compiled kernel, so the formula goes in as constants.
+    formula = {
+        "IS_SIGN": feature.kind == SIGN,
+        "IS_ROOTED": feature.kind in (ROOTED, DELTA),
+        "IS_DELTA": feature.kind == DELTA,
+    }
+    shape = {"HAS_A": has_a, "BUCKETS": BUCKETS, "ROWS": ROWS}
+    _kernel[grid](sketches, gradients, entries, offsets, a, v, *constants, rows, dim, **formula, **shape)
