@@ -21,7 +21,9 @@ torchrun --nproc-per-node 4 weighted_sft.py --model MODEL --out ../adapter --acc
 ```
 
 Both train on 64 samples a step. `MODEL` is the model the selection was made with; `--help` lists
-the rest. In your own script, use `WeightedSFTTrainer` where you would use `SFTTrainer`.
+the rest. In your own script, use `WeightedSFTTrainer` where you would use `SFTTrainer`. The settings
+of CRaFT, GRAIT, LESS and R-Tuning, with LoRA, QLoRA or all parameters, are in `examples/trl_sft.py`
+of gradstore's repository, which finds the trainer here.
 
 ## What a weight means
 

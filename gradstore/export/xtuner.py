@@ -20,7 +20,11 @@ README = """\
 Both are JSON lists of `{"conversation": [...], "sample_id": ..., "group": ...}`, read with
 `dataset_map_fn=None` and the `template_map_fn` of your model. `"output_with_loss": false` marks the
 few-shot turns of a chat, which are not trained on; every turn has the key, as `datasets` would fill
-a missing one with null, which counts as false.
+a missing one with null, which counts as false. The rows of a model without a chat template lack the
+space between prompt and answer.
+
+`examples/xtuner` of gradstore's repository has configs for both, a map function that gives that
+space back, and `replicate.py`, which turns weights into whole copies for xtuner 0.2.0.
 
 With the fork, set the batch size to 1 and accumulate (GRAIT: 16 steps on 4 GPUs), and leave
 `pack_to_max_length`, `use_varlen_attn` and sequence parallelism off: each of these fails or loses

@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from datasets import Dataset, IterableDataset  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
@@ -184,6 +186,103 @@ def test_a_sample_without_labels_counts_with_loss_zero(train):
     for batch, steps in ((4, 1), (1, 4)):
         moved, _ = train([*rows, empty], batch=batch, steps=steps, max_length=None)
         assert_same(moved, alone * 3 / 4, f"{steps} micro-batches of {batch}")
+
+
+ROWS = st.lists(  # tokens of the prompt and of the completion, and the weight
+    st.tuples(st.integers(1, 6), st.integers(0, 9), st.one_of(st.just(0.0), st.floats(0.01, 3.0))),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def trainers(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("steps")
+    return {loss: build(tokenizer, folder, loss=loss) for loss in LOSSES}
+
+
+def tokenised(shapes: list[tuple[int, int, float]], seed: int) -> list[dict]:
+    draw, rows = torch.Generator().manual_seed(seed), []
+    for prompt, completion, weight in shapes:
+        ids = torch.randint(len(SPECIAL), len(SPECIAL + WORDS), (prompt + completion,), generator=draw).tolist()
+        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "weight": weight})
+    return rows
+
+
+def step_gradient(trainer: WeightedSFTTrainer, rows: list[dict], sizes: list[int], multiple: int | None = None):
+    """The gradient of one optimiser step whose micro-batches have these sizes, as Trainer accumulates it."""
+    trainer.data_collator.base.pad_to_multiple_of = multiple
+    trainer.current_gradient_accumulation_steps = len(sizes)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    batches = iter([trainer.data_collator(rows[a : a + n]) for a, n in zip(starts, sizes, strict=True)])
+    trainer.model.zero_grad()
+    batches, items = trainer.get_batch_samples(batches, len(sizes), trainer.args.device)
+    for batch in batches:
+        trainer.training_step(trainer.model, batch, items)
+    return torch.cat([p.grad.reshape(-1).double() for p in trainer.model.parameters()])
+
+
+def formula_gradient(rows: list[dict], loss: str) -> torch.Tensor:
+    """The gradient of the stated formula, in float64, one row at a time."""
+    model = tiny_model().double()
+    totals, tokens = [], 0
+    for row in rows:
+        ids, first = torch.tensor(row["input_ids"]), row["labels"].count(-100)
+        logs = model(ids[None]).logits[0, :-1].log_softmax(-1)
+        of_tokens = -logs[torch.arange(first - 1, len(ids) - 1), ids[first:]]
+        tokens += len(of_tokens)
+        totals.append(row["weight"] * of_tokens.sum() / (max(len(of_tokens), 1) if loss == "sample" else 1))
+    (sum(totals) / (len(rows) if loss == "sample" else max(tokens, 1))).backward()
+    return torch.cat([p.grad.reshape(-1) for p in model.parameters()])
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, message: str) -> None:
+    if expected.any():
+        assert_same(found, expected, message)
+    assert found.any() == expected.any(), message
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(max_examples=60, deadline=None)
+@given(shapes=ROWS, cuts=st.integers(0, 127), multiple=st.sampled_from([None, 7, 16]), seed=st.integers(0, 99))
+def test_any_micro_batches_give_the_gradient_of_the_formula(loss, trainers, shapes, cuts, multiple, seed):
+    """Rows of any length and weight, split anywhere (uneven too), padded to anything, in any order.
+
+    Rows without label tokens count in "sample" and not in "token".
+    """
+    rows = tokenised(shapes, seed)
+    ends = [i + 1 for i in range(len(rows) - 1) if cuts >> i & 1] + [len(rows)]
+    sizes = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+    expected = formula_gradient(rows, loss)
+    assert_close(step_gradient(trainers[loss], rows, sizes, multiple), expected, f"{sizes}, padded to {multiple}")
+    back = step_gradient(trainers[loss], rows[::-1], sizes, multiple)
+    assert_close(back, expected, f"{sizes}, the rows in reverse")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(max_examples=30, deadline=None)
+@given(shapes=ROWS, times=st.lists(st.integers(0, 3), min_size=8, max_size=8), seed=st.integers(0, 99))
+def test_a_weight_of_k_is_k_copies(loss, trainers, shapes, times, seed):
+    """Up to the count that each divides by: what examples/xtuner/replicate.py stands on."""
+    rows = [{**row, "weight": float(k)} for row, k in zip(tokenised(shapes, seed), times, strict=False)]
+    copies = [{**row, "weight": 1.0} for row, k in zip(rows, times, strict=False) for _ in range(k)]
+    if not copies:
+        return
+    trainer = trainers[loss]
+    counts = [int(trainer._items(trainer.data_collator(some)["labels"])) for some in (rows, copies)]
+    weighted = step_gradient(trainer, rows, [len(rows)])
+    assert_close(weighted * counts[0], step_gradient(trainer, copies, [len(copies)]) * counts[1], "weights and copies")
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes=ROWS, seed=st.integers(0, 99), other=st.integers(100, 199))
+def test_what_a_row_of_weight_zero_says_does_not_matter(trainers, shapes, seed, other):
+    """Its tokens and its length, and so the padding of its batch, change nothing; it counts as one sample."""
+    rows, long = tokenised(shapes, seed), [(6, 30, 0.0)]
+    alone = step_gradient(trainers["sample"], rows, [len(rows)])
+    beside = [*rows, *tokenised(long, other)]
+    joined = step_gradient(trainers["sample"], beside, [len(beside)]) * len(beside) / len(rows)
+    assert_close(joined, alone, "a long row of weight 0 in the batch")
 
 
 def test_the_weight_survives_remove_unused_columns(tokenizer, tmp_path):
