@@ -123,7 +123,7 @@ def _choices(record: dict[str, Any], sample: Sample) -> tuple[str, Knowledge, di
     if not numbers or len(p) != len(options) or sum(p) <= 0:  # type: ignore[arg-type]
         return Refused("bad-choices", f"choice_probs must hold {len(options)} numbers from 0 to 1, not all zero")
     known = from_choices(p, options.index(sample["answer"]))  # type: ignore[arg-type]
-    return record["sample_id"], known, {"choice_probs": [x / sum(p) for x in p]}  # type: ignore[arg-type, union-attr]
+    return record["sample_id"], known, {"choice_probs": [x / sum(p) for x in p], "option_mass": min(1.0, sum(p))}  # type: ignore[arg-type, union-attr]
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -88,11 +88,12 @@ class Prober:
         if samples[0]["task"] == "mcqa":
             letters = [self.letters[s["sample_id"]] for s in samples]
             for sample, p in zip(samples, answering.option_probabilities(self.loaded, ids, letters), strict=True):
-                if not np.isfinite(p).all():
+                if not np.isfinite(p).all() or p.sum() == 0:
                     yield None, {}, "nan"
                     continue
                 gold = option_letters(sample["choices"]).index(sample["answer"])
-                yield from_choices(p.tolist(), gold), {"choice_probs": p.tolist()}, "ok"
+                shares = {"choice_probs": (p / p.sum()).tolist(), "option_mass": float(p.sum())}
+                yield from_choices(p.tolist(), gold), shares, "ok"
             return
         drawn = answering.sample_answers(
             self.loaded,

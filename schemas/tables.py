@@ -104,6 +104,7 @@ PROBES = Table(
             column("certainty", pa.float32(), "0–1, 1 = certain", nullable=True),
             column("entropy", pa.float32(), "nats, of options or of answers", nullable=True),
             column("choice_probs", pa.list_(pa.float32()), "mcqa: renormalised over the options", nullable=True),
+            column("option_mass", pa.float32(), "mcqa: p of all options together, of all tokens", nullable=True),
             column("generations", STRINGS, "oeqa: sampled answers", nullable=True),
             column("verdicts", STRINGS, "oeqa: correct | wrong | refused, one a generation", nullable=True),
             column("n_samples", pa.int32(), "draws behind the numbers; 0 for mcqa"),
@@ -249,6 +250,32 @@ EVALUATIONS = Table(
             column("prompt_id", pa.string(), "→ prompts"),
             column("output", pa.string(), "greedy text"),
             column("verdict", pa.string(), "correct | wrong | refused | unparsed"),
+            column("verdict_reference", pa.string(), "the same by the literature's judge", nullable=True),
+            column("confidence", pa.float32(), "0–1: geometric mean of the tokens' probabilities", nullable=True),
+            column("trained_on", pa.bool_(), "the adapter was trained on it; null: not known", nullable=True),
+            column("distribution", pa.string(), "id | ood, as the files were given; null: not said", nullable=True),
+        ]
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "one number of one evaluation, with its 95 % interval",
+    pa.schema(
+        [
+            key("row_id", "hash of evaluation, against, scope, subject, metric"),
+            column("evaluation", pa.string(), "→ evaluations, its name"),
+            column("against", pa.string(), "the initial model's evaluation; null: needs none", nullable=True),
+            column(
+                "scope", pa.string(), "all | id | ood | source or source/split | subject | macro, the subjects' mean"
+            ),
+            column("subject", pa.string(), "of scope subject", nullable=True),
+            column("metric", pa.string(), "correct | ths | aurc | …"),
+            column("value", pa.float64(), "null: undefined, see note", nullable=True),
+            column("low", pa.float64(), "2.5th percentile over resampled questions", nullable=True),
+            column("high", pa.float64(), "97.5th percentile", nullable=True),
+            column("n", pa.int64(), "questions behind it"),
+            column("note", pa.string(), "why it is undefined, or what was left out", nullable=True),
         ]
     ),
 )
@@ -301,6 +328,7 @@ _FIXED = (
     INFLUENCE,
     SELECTIONS,
     EVALUATIONS,
+    METRICS,
     RUNS,
     REJECTS,
 )

@@ -22,14 +22,14 @@ from gradstore.sketch import GOLDEN, mix, parameter_key
 def option_probabilities(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], letters: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """p over each question's options, float64, summing to 1; NaN where the model gave NaN.
+    """p of each question's options among all tokens, float64, summing to at most 1; NaN where the model gave NaN.
 
     ``prompts`` are token ids up to the letter, ``letters`` the token of each option at that place
     (:func:`letter_tokens`): all letters are read off the same next-token distribution.
     """
     logits = _last_logits(loaded, prompts)
-    chosen = [logits[i, list(tokens)].double() for i, tokens in enumerate(letters)]
-    return [torch.softmax(row, dim=-1).cpu().numpy() for row in chosen]
+    rows = [(row.double(), list(tokens)) for row, tokens in zip(logits, letters, strict=True)]
+    return [torch.exp(row[tokens] - torch.logsumexp(row, dim=-1)).cpu().numpy() for row, tokens in rows]
 
 
 def letter_tokens(
@@ -64,13 +64,43 @@ def sample_answers(
     """``n_samples`` answers a prompt, in the order of ``prompts``."""
     repeated = [p for p in prompts for _ in range(n_samples)]
     keys = [parameter_key(seed, f"{s}/{draw}") for s in sample_ids for draw in range(n_samples)]
-    texts = _generate(loaded, repeated, max_new_tokens, KeyedSampler(keys, temperature))
+    tokens = _generate(loaded, repeated, max_new_tokens, KeyedSampler(keys, temperature))
+    texts = _texts(loaded, tokens)
     return [texts[i * n_samples : (i + 1) * n_samples] for i in range(len(prompts))]
 
 
 def greedy_answers(loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[str]:
     """The most likely continuation of each prompt, token by token."""
-    return _generate(loaded, prompts, max_new_tokens, None)
+    return _texts(loaded, _generate(loaded, prompts, max_new_tokens))
+
+
+def greedy_answers_with_confidence(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[tuple[str, float]]:
+    """The same texts, each with its confidence: the geometric mean of its tokens' probabilities, 0–1, NaN where the
+    model gave NaN.
+
+    The token that ends the answer is one of them, what comes after it is not (R-Tuning, arXiv 2311.09677, ranks its
+    answers by this number).
+    """
+    recorder = GreedyRecorder()
+    tokens = _generate(loaded, prompts, max_new_tokens, recorder)
+    logs = torch.stack(recorder.steps, dim=1)  # (b, steps)
+    counted = _until_stop(tokens, loaded.stop_tokens)
+    means = logs.masked_fill(~counted, 0.0).sum(dim=1) / counted.sum(dim=1)
+    return list(zip(_texts(loaded, tokens), means.exp().tolist(), strict=True))
+
+
+class GreedyRecorder(LogitsProcessor):
+    """Changes nothing; keeps the log-probability of each row's most likely token: a (b,) float32 a step."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        logits = scores.float()
+        self.steps.append(logits.amax(dim=-1) - logits.logsumexp(dim=-1))
+        return scores
 
 
 class KeyedSampler(LogitsProcessor):
@@ -100,8 +130,12 @@ def newline_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 @torch.inference_mode()
 def _generate(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampler: KeyedSampler | None
-) -> list[str]:
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    processor: LogitsProcessor | None = None,
+) -> torch.Tensor:
+    """The tokens that follow each prompt: (b, steps), padded after the one that ended an answer."""
     tokenizer = loaded.tokenizer
     if not loaded.stop_tokens:
         loaded.stop_tokens = [int(tokenizer.eos_token_id), *newline_tokens(tokenizer)]
@@ -116,10 +150,20 @@ def _generate(
         input_ids=ids,
         attention_mask=padding_mask(prompts, "left").to(loaded.device),
         generation_config=config,
-        logits_processor=[sampler] if sampler else None,
+        logits_processor=[processor] if processor else None,
     )
-    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return output[:, ids.shape[1] :]
+
+
+def _texts(loaded: LoadedModel, tokens: torch.Tensor) -> list[str]:
+    texts = loaded.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [text.strip().split("\n")[0].strip() for text in texts]
+
+
+def _until_stop(tokens: torch.Tensor, stops: Sequence[int]) -> torch.Tensor:
+    """Which tokens belong to the answer, the one that ends it included: (b, steps) bool."""
+    stop = torch.isin(tokens, torch.tensor(list(stops), device=tokens.device)).long()
+    return (stop.cumsum(dim=1) - stop) == 0
 
 
 def _last_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:

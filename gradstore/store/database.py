@@ -6,6 +6,7 @@ have different dimensions; readers see one view, ``gradients`` (:mod:`gradstore.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ class GradientStore:
         found = (store._table("runs").schema.metadata or {}).get(FORMAT_KEY, b"?").decode()
         if found != FORMAT:
             raise StoreError(f"{uri} has store format {found}, this version reads {FORMAT}: use another version")
+        store._gain()
         return store
 
     # -- what is here -------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class GradientStore:
 
     def delete(self, table: str, where: str) -> None:
         """Delete the rows of a derived table that match a SQL predicate; measured tables are never deleted from."""
-        if table not in ("selections", "groups", "influence", "evaluations"):
+        if table not in ("selections", "groups", "influence", "evaluations", "metrics"):
             raise StoreError(f"{table} holds measurements, which are immutable: only derived rows can be deleted")
         self._table(table).delete(where)
 
@@ -164,6 +166,8 @@ class GradientStore:
     def scan(self, table: str, *, version: int | None = None) -> pl.LazyFrame:
         """Read a table lazily; predicates, projections and limits reach Lance, unread columns stay on disk."""
         if table not in self._names():
+            if table in PLAIN_TABLES:  # it came after this store was made, which cannot be written
+                return pl.LazyFrame(pl.from_arrow(TABLES[table].schema.empty_table()))
             raise StoreError(f"no table {table!r} in {self.uri}: there are {', '.join(sorted(self._names()))}")
         lance = self._table(table)
         return polars_pylance.scan_lance(lance.to_lance().uri, version=version)
@@ -183,7 +187,7 @@ class GradientStore:
 
     def row_counts(self) -> dict[str, int]:
         """Rows of each table; ``gradients`` is the sum over recipes."""
-        counts = {name: self._table(name).count_rows() for name in PLAIN_TABLES}
+        counts = {name: self._table(name).count_rows() for name in self.present(PLAIN_TABLES)}
         return counts | {"gradients": sum(self._table(VECTOR_PREFIX + r).count_rows() for r in self.recipe_ids())}
 
     def blocks(
@@ -231,6 +235,12 @@ class GradientStore:
             lance.add_columns(later)
             lance = self._table(name)
         return lance
+
+    def _gain(self) -> None:
+        """Make the tables that came after this store was made; where it cannot be written they read as empty."""
+        for name in sorted(set(PLAIN_TABLES) - set(self._names())):
+            with contextlib.suppress(OSError, RuntimeError):  # or another process is making it just now
+                self._create_table(name, TABLES[name])
 
     def _create_table(self, name: str, table: Table) -> Any:
         schema = table.schema.with_metadata({FORMAT_KEY: FORMAT.encode()})

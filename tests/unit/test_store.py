@@ -337,7 +337,7 @@ def test_only_derived_rows_can_be_deleted(store):
     store.delete("groups", "row_id = 'x'")
     assert store.keys("groups") == {"y"}
     store.write("samples", samples(["a"]))
-    for table in set(TABLES) - {"selections", "groups", "influence", "evaluations"}:
+    for table in set(TABLES) - {"selections", "groups", "influence", "evaluations", "metrics"}:
         with pytest.raises(StoreError, match=f"{table} holds measurements, which are immutable"):
             store.delete(table, "true")
     assert store.keys("samples") == {"a"}

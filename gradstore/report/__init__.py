@@ -1,0 +1,1 @@
+"""Pictures. The only room with Altair; nothing here is fetched from anywhere."""
