@@ -25,6 +25,7 @@ COMMANDS = {
     "export": ("export", "Write a selection for TRL or xtuner."),
     "query": ("query", "Ask the store in SQL: one SELECT over its tables and views."),
     "evaluate": ("evaluate", "Ask a model the test questions and judge its answers."),
+    "diagnose": ("diagnose", "Why a selection may fail: conflicts, and how knowledge flowed in rehearsal."),
     "info": ("info", "What is in a store: tables, runs, selections."),
     "doctor": ("doctor", "Is a model's arithmetic sound: batching, padding, attention, precision."),
     "lab": ("lab", "Models with a known boundary of knowledge, trained on the spot."),

@@ -195,9 +195,12 @@ def device_names(text: str) -> list[str]:
 
 def field_mapping(pairs: tuple[str, ...]) -> dict[str, str] | None:
     """``question=column`` pairs as a mapping."""
-    if not pairs:
-        return None
+    return mapping("--field", "NAME=COLUMN, for example --field question=query", pairs) or None
+
+
+def mapping(option: str, expected: str, pairs: tuple[str, ...]) -> dict[str, str]:
+    """``name=value`` pairs of an option as a mapping."""
     split = [p.split("=", 1) for p in pairs]
     if bad := [p for p, parts in zip(pairs, split, strict=True) if len(parts) != 2]:
-        raise click.UsageError(f"--field {bad[0]}: expected NAME=COLUMN, for example --field question=query")
+        raise click.UsageError(f"{option} {bad[0]}: expected {expected}")
     return dict(split)

@@ -79,3 +79,42 @@ def _scores(
         columns = {name: scores[:, n] for n, name in enumerate(names)}
         parts.append(pl.DataFrame({"sample_id": batch["sample_id"].to_pylist(), **columns}))
     return pl.concat(parts)
+
+
+def target_influence(
+    stream: Callable[[str, str], Iterable[tuple[pa.RecordBatch, np.ndarray]]],
+    plain: Callable[[str, str], Iterable[tuple[pa.RecordBatch, np.ndarray]]],
+    sides: Mapping[str, Sequence[str]],
+    targets: Mapping[str, Mapping[str, str]],
+    weights: Mapping[str, float],
+) -> pl.DataFrame:
+    """LESS §3.3: mean influence on each subtask, then the maximum over subtasks; sample_id, target (float64).
+
+    ``sides`` maps a response to the ids that would be trained on it, ``targets`` a response to sample id → subtask of
+    the target samples that should give it. ``stream`` opens the rows that are scored, ``plain`` those of the target
+    (LESS: the gradient itself), for a checkpoint and a response. Checkpoint weights are scaled to sum 1.
+    """
+    names = sorted({subtask for members in targets.values() for subtask in members.values()})
+    if not names:
+        raise SelectionError("the target has no usable gradient: loosen its condition, or extract more samples")
+    number, total = {name: n for n, name in enumerate(names)}, sum(weights.values())
+    parts = []
+    for checkpoint, weight in weights.items():
+        sums, sizes = None, np.zeros(len(names))
+        for response, members in targets.items():
+            for batch, block in plain(checkpoint, response):
+                subtasks = [members.get(i) for i in batch["sample_id"].to_pylist()]
+                groups = np.array([-1 if s is None else number[s] for s in subtasks], np.int64)
+                sums = np.zeros((len(names), block.shape[1])) if sums is None else sums
+                add_groups(block, groups, sums)
+                sizes += np.bincount(groups[groups >= 0], minlength=len(names))
+        if sums is None or (sizes == 0).any():
+            raise SelectionError("a subtask of the target has no usable gradient: loosen its condition")
+        means = sums / sizes[:, None] * (weight / total)
+        for response, ids in sides.items():
+            scored = _scores(stream(checkpoint, response), means, [f"subtask {n}" for n in range(len(names))])
+            parts.append(scored.filter(pl.col("sample_id").is_in(list(ids))))
+    each = pl.col("^subtask .*$")
+    whole = pl.concat(parts).group_by("sample_id").agg(pl.len().alias("checkpoints"), each.sum())
+    whole = whole.filter(pl.col("checkpoints") == len(weights)).sort("sample_id")
+    return whole.select("sample_id", target=pl.max_horizontal(each))

@@ -14,6 +14,9 @@ from gradstore.errors import GradstoreError
 from gradstore.identity import prompt_id
 
 REFUSAL_TEXT = "I don't know."
+# R-Tuning (Zhang et al. 2024, arXiv 2311.09677), released code: what follows an answer.
+_ASKED = "Are you sure you accurately answered the question based on your internal knowledge?"
+SURE, UNSURE = f"{_ASKED} I am sure.", f"{_ASKED} I am unsure."
 Sample = Mapping[str, Any]  # one row of the samples table
 Text = str | list[dict[str, str]]  # plain text, or chat messages
 

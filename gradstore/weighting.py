@@ -1,4 +1,4 @@
-"""Loss weights of the selected unknown samples, from their influences. Known samples keep weight 1.
+"""Loss weights of selected samples: from their influences, from what the model knows, from how gradients add up.
 
 GRAIT's weights are a softmax over the selected unknowns. Its prose wants more weight where a sample teaches
 refusing more than over-refusing (I_ref − I_over); the released code has the opposite sign, τ = 0.05 and total
@@ -7,13 +7,14 @@ N/2. ``intent`` follows the prose, ``reference`` the code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradstore.errors import SelectionError
+from gradstore.kernels.half import dot
 
-RULES = ("intent", "reference", "uniform")
+SOFTMAX = ("intent", "reference")
 REFERENCE_TEMPERATURE = 0.05
 
 
@@ -45,14 +46,12 @@ def weigh(
     Raises SelectionError.
     """
     n = len(i_ref)
-    if rule not in RULES:
-        raise SelectionError(f"weight rule {rule!r}: expected {', '.join(RULES)}")
+    if rule not in (*SOFTMAX, "uniform"):
+        raise SelectionError(f"weight rule {rule!r} is not one of influences: expected {', '.join(SOFTMAX)}, uniform")
     if temperature is not None and ess is not None:
         raise SelectionError("both a temperature and an effective sample size came: give one of them")
     if temperature is not None and not temperature > 0:
         raise SelectionError(f"temperature {temperature}: expected more than 0")
-    if total is not None and not 0 < total < np.inf:
-        raise SelectionError(f"weight total {total}: expected more than 0, and finite")
     score = (i_ref - i_over) * (-1.0 if rule == "reference" else 1.0)
     tau = None if rule == "uniform" else (REFERENCE_TEMPERATURE if rule == "reference" else temperature)
     if rule == "reference" and temperature is not None:
@@ -60,11 +59,56 @@ def weigh(
     if rule != "uniform" and (tau is None or ess is not None):
         tau = temperature_for(score, max(1.0, n / 2) if ess is None else ess)
     share = softmax(score / tau) if tau is not None else np.full(n, 1.0 / n)
-    amount = total if total is not None else n * (0.5 if rule == "reference" else 1.0)
-    weights = share * amount
+    amount = n * 0.5 if total is None and rule == "reference" else total
+    return replace(weigh_by_share(share, total=amount, cap=cap), temperature=tau)
+
+
+def weigh_by_share(share: np.ndarray, *, total: float | None = None, cap: float | None = None) -> Weights:
+    """Weights in proportion to ``share`` (n,) ≥ 0, with Σw = ``total`` (default n: mean 1) and none above ``cap``.
+
+    Shares that are all zero count as equal: there is nothing to tell the samples apart by. Raises SelectionError.
+    """
+    n = len(share)
+    if total is not None and not 0 < total < np.inf:
+        raise SelectionError(f"weight total {total}: expected more than 0, and finite")
+    peak = float(share.max(initial=0.0))
+    scaled = share / peak if peak > 0 else np.ones(n)  # so that equal shares give exactly 1
+    weights = scaled * ((n if total is None else total) / max(1.0, float(scaled.sum())))
     if cap is not None:
         weights = spread_excess(weights, cap)
-    return Weights(weights, tau, effective_size(weights))
+    return Weights(weights, None, effective_size(weights))
+
+
+def match_mean(rows: np.ndarray, target: np.ndarray, rounds: int = 2000) -> np.ndarray:
+    """min ‖Σ_i w_i x_i − μ‖² over w ≥ 0, Σw = 1: rows (k, dim) uint16 (bits of float16), target (dim,) → (k,) float64.
+
+    What weights are for if the chosen are to pull as their whole side does (GradMatch, arXiv 2103.00123; their
+    weights have no fixed sum, which changes the step size too). Accelerated projected gradient (Beck & Teboulle
+    2009) with restarts; the Gram matrix is k×k, of the chosen alone.
+    """
+    gram = dot(rows, rows.view(np.float16).astype(np.float64))
+    toward = dot(rows, np.ascontiguousarray(target[None, :], np.float64))[:, 0]
+    step = 1.0 / max(float(np.abs(gram).sum(axis=1).max()), 1e-30)  # ≥ the largest eigenvalue (Gershgorin)
+    weights = ahead = np.full(len(rows), 1.0 / len(rows))
+    momentum = 1.0
+    for _ in range(rounds):
+        new = on_simplex(ahead - step * (gram @ ahead - toward))
+        if float((ahead - new) @ (new - weights)) > 0:
+            momentum, ahead = 1.0, weights
+            new = on_simplex(ahead - step * (gram @ ahead - toward))
+        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = new + (momentum - 1) / following * (new - weights)
+        if float(np.abs(new - weights).max()) < 1e-12:
+            return new
+        weights, momentum = new, following
+    return weights
+
+
+def on_simplex(x: np.ndarray) -> np.ndarray:
+    """The nearest point of w ≥ 0, Σw = 1 (Duchi et al. 2008, Fig. 1)."""
+    ordered = np.sort(x)[::-1]
+    excess = (np.cumsum(ordered) - 1) / np.arange(1, len(x) + 1)
+    return np.maximum(x - excess[ordered > excess][-1], 0)
 
 
 def temperature_for(score: np.ndarray, ess: float) -> float | None:

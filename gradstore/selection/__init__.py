@@ -1,12 +1,30 @@
-"""Which samples teach, and which are rewritten to a refusal. One rule a file; a method is a pair of rules.
+"""Which samples teach, and which are rewritten to a refusal. One idea a file; a method is a triple of rules.
 
-A rule is a pure function: candidates in, the same frame ranked. Candidates have the columns ``sample_id,
-correctness, certainty, i_ref, i_over, order`` (``order``: a seeded hash of the id, the last tie-break, so that no
-choice depends on the order of rows). A rule returns sample ids from best to worst, so a selection of k is always
-a prefix of one of k+1.
+A rule is a pure function: a pool of candidates in, a ranking out, best first. Pools come in the order of a seeded
+hash of their ids, the last tie-break, so no choice depends on the order of rows. Rankings and greedy rules choose
+for k a prefix of what they choose for k+1.
 """
 
-from gradstore.selection.candidates import Settings, select
-from gradstore.selection.methods import METHODS, Method
+from gradstore.methods import METHODS, REFERENCE, Method
+from gradstore.selection.candidates import Selection, select, split
+from gradstore.selection.methods import RULES, method_of, needs_of
+from gradstore.selection.pool import Pool, Rule, Vectors
+from gradstore.selection.settings import KNOWN, UNKNOWN, Settings
 
-__all__ = ["METHODS", "Method", "Settings", "select"]
+__all__ = [
+    "KNOWN",
+    "METHODS",
+    "REFERENCE",
+    "RULES",
+    "UNKNOWN",
+    "Method",
+    "Pool",
+    "Rule",
+    "Selection",
+    "Settings",
+    "Vectors",
+    "method_of",
+    "needs_of",
+    "select",
+    "split",
+]

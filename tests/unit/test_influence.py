@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from gradstore.errors import SelectionError
-from gradstore.influence import group_means, influence
+from gradstore.influence import group_means, influence, target_influence
 from tests import reference
+from tests import reference_selection as twin
 
 
 def units(n: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -111,3 +112,93 @@ def test_a_zero_row_has_no_influence_and_identical_rows_have_all():
     held = named(np.vstack([same, np.zeros((1, 4), np.float16)]))
     frame, _ = influence(stream_of({"c": held}), {"g": ["s00", "s01", "s02"]}, {"c": 7.0})
     assert frame["g"].to_list() == [1.0, 1.0, 1.0, 0.0]
+
+
+# -- LESS's target ---------------------------------------------------------------------------------------------
+
+RATES = {"c1": 3e-5, "c2": 1e-5}
+SIDES = {"answer": ["s01", "s02", "s10"], "refusal": ["s00", "s03", "s04", "s09"]}
+TARGETS = {"answer": {"s01": "law", "s02": "art"}, "refusal": {"s03": "law", "s09": "war", "s00": "law"}}
+
+
+def held_rows(seed: int) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+    """response → checkpoint → id → row."""
+    return {
+        response: {c: named(units(11, 24, seed + 10 * k + n)) for n, c in enumerate(RATES)}
+        for k, response in enumerate(SIDES)
+    }
+
+
+def opened(held):
+    return lambda checkpoint, response: stream_of(held[response])(checkpoint)
+
+
+def slow_scores(features, gradients, sides=SIDES, targets=TARGETS, rates=RATES):
+    train = {c: {i: features[r][c][i].tolist() for r, ids in sides.items() for i in ids} for c in rates}
+    subtasks = sorted({t for members in targets.values() for t in members.values()})
+    target = {
+        c: {
+            t: [gradients[r][c][i].tolist() for r, m in targets.items() for i, s in m.items() if s == t]
+            for t in subtasks
+        }
+        for c in rates
+    }
+    return twin.less_scores(train, target, rates)
+
+
+def test_a_target_is_the_mean_within_a_subtask_and_the_maximum_over_them():
+    features, gradients = held_rows(0), held_rows(100)
+    frame = target_influence(opened(features), opened(gradients), SIDES, TARGETS, RATES)
+    slow = slow_scores(features, gradients)
+    assert frame["sample_id"].to_list() == sorted(slow)
+    np.testing.assert_allclose(frame["target"], [slow[i] for i in sorted(slow)], atol=1e-12)
+
+
+def test_a_target_of_one_subtask_is_the_influence_on_a_group():
+    features = held_rows(3)
+    members = {"refusal": dict.fromkeys(SIDES["refusal"], "")}
+    frame = target_influence(opened(features), opened(features), SIDES, members, {"c1": 1.0})
+    plain, _ = influence(stream_of(features["refusal"]), {"unknown": SIDES["refusal"]}, {"c1": 1.0})
+    expected = dict(plain.iter_rows())
+    for sample, score in frame.iter_rows():
+        if sample in SIDES["refusal"]:
+            assert score == pytest.approx(expected[sample], abs=1e-14)
+
+
+def test_the_scale_of_the_rates_does_not_matter_but_their_ratio_does():
+    features, gradients = held_rows(5), held_rows(6)
+
+    def scores(**rates):
+        return target_influence(opened(features), opened(gradients), SIDES, TARGETS, rates)["target"].to_numpy()
+
+    np.testing.assert_allclose(scores(c1=3.0, c2=1.0), scores(c1=3e-7, c2=1e-7), rtol=1e-9)
+    assert not np.allclose(scores(c1=1.0, c2=3.0), scores(c1=3.0, c2=1.0))
+
+
+def test_a_maximum_is_over_sums_of_checkpoints_not_a_sum_of_maxima():
+    one, other = np.eye(2, 4, dtype=np.float16)
+    features = {"refusal": {"c1": {"x": one, "a": one, "b": other}, "c2": {"x": other, "a": one, "b": other}}}
+    members = {"refusal": {"a": "first", "b": "second"}}
+    frame = target_influence(opened(features), opened(features), {"refusal": ["x"]}, members, {"c1": 1.0, "c2": 1.0})
+    assert frame.rows() == [("x", 0.5)], "1 would be the mean of each checkpoint's maximum"
+
+
+def test_a_sample_without_a_row_at_one_checkpoint_has_no_target_score():
+    features, gradients = held_rows(0), held_rows(100)
+    del features["refusal"]["c2"]["s04"]
+    frame = target_influence(opened(features), opened(gradients), SIDES, TARGETS, RATES)
+    assert set(frame["sample_id"]) == {i for ids in SIDES.values() for i in ids} - {"s04"}
+    both = {"answer": ["s01"], "refusal": ["s03"]}
+    del features["answer"]["c1"]["s01"]
+    few = target_influence(opened(features), opened(gradients), both, TARGETS, RATES)
+    assert few["sample_id"].to_list() == ["s03"]
+
+
+def test_targets_without_gradients_are_an_error():
+    features, gradients = held_rows(0), held_rows(100)
+    for nobody in ({}, {"answer": {}, "refusal": {}}):
+        with pytest.raises(SelectionError, match="^the target has no usable gradient: loosen its condition"):
+            target_influence(opened(features), opened(gradients), SIDES, nobody, RATES)
+    gone = {"answer": {"not stored": "law"}, "refusal": {"s03": "art"}}
+    with pytest.raises(SelectionError, match="^a subtask of the target has no usable gradient: loosen"):
+        target_influence(opened(features), opened(gradients), SIDES, gone, RATES)
