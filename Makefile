@@ -5,18 +5,26 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-story test-packaging lint typecheck bench clean
+.PHONY: demo scoreboard scoreboard-full test test-story test-packaging lint typecheck bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'  # first: an open range would bring CUDA
-	$(PIP) install -c constraints.txt -e '.[trl,text,triton,quant,dev]'
+	$(PIP) install -c constraints.txt -e '.[trl,text,triton,quant,lab,dev]'
 	touch $@
 
 demo: $(STAMP)  ## the whole story on a model trained on the spot, in ./demo
 	rm -rf demo
 	$(BIN)/gradstore demo
+
+DATA ?= ../shared/data
+scoreboard: $(STAMP)  ## eight methods x five seeds on invented people, within an hour on two cores, in ./scoreboard
+	$(BIN)/gradstore lab scoreboard scoreboard --world people --seeds 0-4
+
+scoreboard-full: $(STAMP)  ## every method on three worlds; NQ and ARC from DATA (nq/dev.json, arc/ARC-Challenge-Test.jsonl)
+	$(BIN)/gradstore lab scoreboard scoreboard --all --seeds 100-104 \
+		--data nq=$(DATA)/nq/dev.json --data arc=$(DATA)/arc/ARC-Challenge-Test.jsonl
 
 test: $(STAMP)  ## the tests, under ten minutes on two cores
 	$(BIN)/python -m pytest -q
@@ -41,4 +49,4 @@ bench: $(STAMP)
 	$(BIN)/python -W ignore benchmarks/extraction.py  # makes build/rivals for bergson and TRAK, 1.8 GB
 
 clean:
-	rm -rf build dist *.egg-info demo
+	rm -rf build dist *.egg-info demo scoreboard

@@ -1,8 +1,9 @@
-"""The main job on real questions, by the command line alone: pretrain, build, select, export, recompute."""
+"""The main job on real questions, by the command line alone: pretrain, build, select, export, fine-tune, evaluate."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -31,17 +32,30 @@ def confusion(store):
 
 
 CASES = {
-    "nq": (["nq", "dev.json"], ["--limit", "200"], ["--steps", "220"]),
-    "arc": (["arc", "ARC-Challenge-Test.jsonl"], ["--limit", "60"], ["--steps", "120"]),
+    "nq": (["nq", "dev.json"], 240, 200, ["--steps", "240"]),
+    "arc": (["arc", "ARC-Challenge-Test.jsonl"], 80, 60, ["--steps", "140"]),
 }
+RECIPE = Path(__file__).parents[2] / "examples" / "trl_sft.py"
+
+
+def parted(questions, total, first, folder):
+    """The first questions of a file in two files: ``first`` to build from, the rest of ``total`` to evaluate on."""
+    text = questions.read_text()
+    listed = text.lstrip().startswith("[")
+    rows = json.loads(text)[:total] if listed else [json.loads(line) for line in text.splitlines()[:total]]
+    for name, part in (("train", rows[:first]), ("test", rows[first:])):
+        place = folder.joinpath(name).with_suffix(questions.suffix)
+        place.write_text(json.dumps(part) if listed else "".join(json.dumps(r) + "\n" for r in part))
+        yield place
 
 
 @pytest.mark.parametrize("preset", CASES)
 def test_from_real_questions_to_training_data(preset, shared_data, tmp_path):
-    path, limit, steps = CASES[preset]
+    path, total, first, steps = CASES[preset]
     questions, model, store = shared_data.joinpath(*path), tmp_path / "M", tmp_path / "S"
-    gradstore("lab", "pretrain", questions, "--preset", preset, *limit, *steps, "--out", model)
-    build = ["build", store, "--data", questions, "--preset", preset, *limit, "--model", model, "--rehearsal", "60"]
+    train, test = parted(questions, total, first, tmp_path)
+    gradstore("lab", "pretrain", questions, "--preset", preset, "--limit", total, *steps, "--out", model)
+    build = ["build", store, "--data", train, "--preset", preset, "--model", model, "--rehearsal", "60"]
     gradstore(*build, "--epochs", "1", "--dim", "1024", "--max-new-tokens", "8")
     known = confusion(store)
     assert known["often"] > 0.8, known
@@ -57,6 +71,25 @@ def test_from_real_questions_to_training_data(preset, shared_data, tmp_path):
     out = tmp_path / "v.parquet"
     gradstore("query", store, "SELECT sample_id, response, vector FROM gradients", "--format", "parquet", "--out", out)
     recompute(store, out, unknown=5)
+    fine_tune_and_evaluate(store, model, test, preset, tmp_path)
+
+
+def fine_tune_and_evaluate(store, model, test, preset, folder):
+    """TRL's recipe on the exported file, then the tuned model beside the initial one on questions kept apart."""
+    data, adapter = folder / "out" / "trl" / "train.jsonl", folder / "adapter"
+    settings = ["--tuning", "lora", "--precision", "fp32", "--lora-r", "8", "--lr", "2e-3", "--global-batch", "5"]
+    recipe = [RECIPE, "--preset", "grait", "--model", model, "--data", data, "--out", adapter, *settings]
+    done = subprocess.run([sys.executable, *map(str, recipe)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    asked = ["evaluate", store, "--model", model, "--data", test, "--preset", preset, "--max-new-tokens", "8", "--json"]
+    gradstore(*asked, "--name", "init")
+    found = json.loads(gradstore(*asked, "--adapter", adapter, "--name", "tuned", "--against", "init"))
+    rows = ask(store, "SELECT metric, value, low, high, n FROM metrics WHERE evaluation = 'tuned' AND scope = 'all'")
+    numbers = {r["metric"]: r for r in rows}
+    assert {"correct", "wrong", "refused", "ths", "over_refusal"} <= set(numbers)
+    for row in rows:
+        assert row["value"] is None or row["low"] <= row["value"] <= row["high"]
+    assert numbers["refused"]["value"] > 0, f"25 samples at this rate teach refusing something: {found}"
 
 
 def recompute(store, vectors, unknown):
