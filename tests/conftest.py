@@ -70,6 +70,25 @@ def world(model_folder):
     return World(model_folder, uri, options)
 
 
+@pytest.fixture
+def gradstore(capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    from gradstore.cli.main import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code or 0
+        found = capsys.readouterr()
+        return code, found.out, found.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """Real questions, where the checkout has them."""

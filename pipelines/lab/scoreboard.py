@@ -109,6 +109,11 @@ def _unit(world: World, seed: int, variants: Mapping[str, Mapping[str, Any]], fo
     if not at.exists():
         write_json(at, trials.initial(measured.store, world, measured.model))
     before = json.loads(at.read_text())["verdicts"]["basic"]
+    if flawless := [part for part, verdicts in before.items() if "w" not in verdicts]:
+        raise SelectionError(
+            f"the model of {world.name}-{seed} makes no mistake on its {' and '.join(flawless)} questions, so THS is "
+            "undefined: give the world more questions, or fewer steps of pretraining"
+        )
     place = folder / "stores" / f"{world.name}-{seed}"
     for name, variant in variants.items():
         try:

@@ -9,23 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from gradstore.batching import plan_batches
 from gradstore.evaluation import refusal_rates, shares, ths
 from gradstore.judging import judge
-from gradstore.models.answering import greedy_answers
-from gradstore.models.encoding import encode_prompt
 from gradstore.models.finetuning import SFTSettings, fine_tune
 from gradstore.models.loading import LoadedModel
 from gradstore.pipelines import ModelOptions, Progress, silent
 from gradstore.pipelines.build import default_extract, default_warmup
 from gradstore.pipelines.candidates import StoredVectors
+from gradstore.pipelines.evaluate import answer_all
 from gradstore.pipelines.export import export
 from gradstore.pipelines.extract import extract
 from gradstore.pipelines.lab.worlds import World, fill, model_of
@@ -45,6 +43,7 @@ VERDICTS = {code: verdict for verdict, code in CODES.items()}
 LOOKED_AT = ("validation", "test")
 NOT_SELECTION = {"from", "sketch_seed", "dim"}  # keys of a variant that are no settings of a selection
 DIM = 8192
+BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)
@@ -200,9 +199,5 @@ def _ask(store: GradientStore, loaded: LoadedModel, template: str, max_new_token
 def _verdicts(
     loaded: LoadedModel, prompt: Prompt, samples: Mapping[str, Sample], max_new_tokens: int
 ) -> dict[str, str]:
-    ids = {i: encode_prompt(loaded.tokenizer, prompt.ask(s)) for i, s in samples.items()}
-    found: dict[str, str] = {}
-    for batch in plan_batches({i: len(t) + max_new_tokens for i, t in ids.items()}, 16_384):
-        texts: Sequence[str] = greedy_answers(loaded, [ids[i] for i in batch], max_new_tokens)
-        found |= {i: judge(samples[i], text, [prompt.refusal_text]) for i, text in zip(batch, texts, strict=True)}
-    return found
+    texts = answer_all(loaded, prompt, samples, max_new_tokens, BATCH_TOKENS)
+    return {i: judge(samples[i], text, [prompt.refusal_text]) for i, text in texts.items()}

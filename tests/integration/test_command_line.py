@@ -6,25 +6,8 @@ import shutil
 import polars as pl
 import pytest
 
-from gradstore.cli.main import COMMANDS, cli, main
+from gradstore.cli.main import COMMANDS, cli
 from gradstore.store import GradientStore
-
-
-@pytest.fixture
-def gradstore(capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code or 0
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return run
 
 
 def one_line(result, code, *parts):

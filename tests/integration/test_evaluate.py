@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 import torch
 
-from gradstore.cli.main import main
 from gradstore.errors import InputFileError, StoreError
 from gradstore.identity import row_id
 from gradstore.judging import judge_reference
@@ -28,23 +27,6 @@ from gradstore.prompts import TEMPLATES, Prompt
 from gradstore.schemas import TABLES
 from gradstore.store import GradientStore, query
 from tests import reference_evaluation
-
-
-@pytest.fixture
-def gradstore(capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code or 0
-        found = capsys.readouterr()
-        return code, found.out, found.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from gradstore.cli.main import main
 from gradstore.errors import ProvenanceError, SelectionError, StoreError
 from gradstore.methods import METHODS, REFERENCE
 from gradstore.models.checkpoints import epoch_folders
@@ -63,23 +62,6 @@ def choose(store, recipes):
         asked = Settings(**({"method": method, "known": KNOWN, "unknown": UNKNOWN} | settings))
         found = select(store, name, asked, Sources(recipe=recipes[recipe], checkpoints=checkpoints), replace=True)
         return found, store.scan("selections").filter(pl.col("selection") == name).sort("sample_id").collect()
-
-    return run
-
-
-@pytest.fixture
-def gradstore(capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code or 0
-        found = capsys.readouterr()
-        return code, found.out, found.err
 
     return run
 
