@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from gradstore.cli.main import main
 
 SETTINGS = """
@@ -38,6 +40,7 @@ def run(folder, capsys, *more):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_scoreboard_from_one_command_and_again_without_work(tmp_path, capsys):
     (tmp_path / "s.toml").write_text(SETTINGS)
     found = json.loads(run(tmp_path, capsys, "--workers", "1", "--json"))
