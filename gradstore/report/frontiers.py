@@ -39,7 +39,7 @@ def _frontiers(alt: Any, board: Mapping[str, Any]) -> Any:
             x=alt.X("over:Q", title="known questions refused (over-refusal)", axis=alt.Axis(format="%")),
             y=alt.Y("fixed:Q", title="unknown questions refused", axis=alt.Axis(format="%")),
             color=alt.Color("variant:N", title="method", scale=alt.Scale(scheme="tableau20")),
-            strokeDash=alt.StrokeDash("from:N", title="from"),
+            strokeDash=alt.StrokeDash("from:N", title="from", legend=alt.Legend(symbolType="stroke")),
             order="strength:O",
         )
     )
