@@ -77,19 +77,27 @@ def test_from_real_questions_to_training_data(preset, shared_data, tmp_path):
 def fine_tune_and_evaluate(store, model, test, preset, folder):
     """TRL's recipe on the exported file, then the tuned model beside the initial one on questions kept apart."""
     data, adapter = folder / "out" / "trl" / "train.jsonl", folder / "adapter"
-    settings = ["--tuning", "lora", "--precision", "fp32", "--lora-r", "8", "--lr", "2e-3", "--global-batch", "5"]
+    settings = ["--tuning", "lora", "--precision", "fp32", "--lora-r", "8", "--lr", "1e-2", "--global-batch", "5"]
+    settings += ["--epochs", "6"]
     recipe = [RECIPE, "--preset", "grait", "--model", model, "--data", data, "--out", adapter, *settings]
     done = subprocess.run([sys.executable, *map(str, recipe)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     asked = ["evaluate", store, "--model", model, "--data", test, "--preset", preset, "--max-new-tokens", "8", "--json"]
     gradstore(*asked, "--name", "init")
-    found = json.loads(gradstore(*asked, "--adapter", adapter, "--name", "tuned", "--against", "init"))
+    gradstore(*asked, "--adapter", adapter, "--name", "tuned", "--against", "init")
     rows = ask(store, "SELECT metric, value, low, high, n FROM metrics WHERE evaluation = 'tuned' AND scope = 'all'")
     numbers = {r["metric"]: r for r in rows}
     assert {"correct", "wrong", "refused", "ths", "over_refusal"} <= set(numbers)
     for row in rows:
         assert row["value"] is None or row["low"] <= row["value"] <= row["high"]
-    assert numbers["refused"]["value"] > 0, f"25 samples at this rate teach refusing something: {found}"
+    outputs = {name: said(store, name) for name in ("init", "tuned")}
+    assert outputs["init"].keys() == outputs["tuned"].keys()
+    assert outputs["init"] != outputs["tuned"], "the tuned model says what the initial one does: is the adapter used?"
+
+
+def said(store, name):
+    rows = ask(store, f"SELECT sample_id, output FROM evaluations WHERE evaluation = '{name}'")
+    return {r["sample_id"]: r["output"] for r in rows}
 
 
 def recompute(store, vectors, unknown):
