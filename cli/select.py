@@ -10,6 +10,7 @@ class ListsMethods(click.Command):
     """A command whose help ends with every method, rule and weight rule there is."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the three lists after the options."""
         named = [(n, f"{m.summary} [{m.known} / {m.unknown} / {m.weights}]") for n, m in METHODS.items()]
         listed = {
             "Methods [known rule / unknown rule / weights]": named,

@@ -88,19 +88,6 @@ def evaluate(
     return shares([r["verdict"] for r in rows]).as_dict()
 
 
-def answer_all(
-    loaded: LoadedModel,
-    prompt: Prompt,
-    samples: Mapping[str, Sample],
-    max_new_tokens: int,
-    batch_tokens: int,
-    progress: Progress = silent,
-) -> dict[str, str]:
-    """Greedy outputs by sample id."""
-    said = answers_with_confidence(loaded, prompt, samples, max_new_tokens, batch_tokens, progress)
-    return {i: text for i, (text, _) in said.items()}
-
-
 def answers_with_confidence(
     loaded: LoadedModel,
     prompt: Prompt,

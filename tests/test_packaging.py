@@ -29,6 +29,14 @@ def test_every_folder_with_modules_is_listed():
     assert packages == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
+def test_every_data_file_is_declared():
+    """Likewise: a data file that no pattern covers is there when editable, and missing from the wheel."""
+    declared = PROJECT["tool"]["setuptools"]["package-data"]
+    for file in (Path(f) for f in shipped_files() if not f.endswith(".py")):
+        patterns = declared.get(file.parent.as_posix().replace("/", "."), [])
+        assert any(file.match(p) for p in patterns), f"{file} is in no package-data"
+
+
 def test_constraints_pin_what_the_project_asks_for():
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]

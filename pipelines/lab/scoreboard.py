@@ -10,19 +10,20 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from gradstore.errors import InputFileError, SelectionError
+from gradstore.errors import InputFileError, SelectionError, mismatch
 from gradstore.pipelines import Progress, silent
 from gradstore.pipelines.lab.board import board, markdown
 from gradstore.pipelines.lab.worlds import World
 
 CONTROL = "random"  # is always run
 SECONDS_BETWEEN_LOOKS = 5.0
+ANOTHER_FOLDER = "Give another folder, or delete what is of the other settings."
 
 
 def configuration(path: str | Path | None = None) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def run(
     """Run what is missing of worlds × seeds × variants; returns the record of every trial."""
     folder = Path(folder)
     (folder / "trials").mkdir(parents=True, exist_ok=True)
+    _check_same(folder, worlds, seeds, variants)
     for world in worlds:  # models first, so that no two processes make the same one
         for number in sorted({seed // 100 for seed in seeds}):
             _apart(_make_model, [(world, number * 100, folder)], lambda: progress("models", 0, 1))
@@ -84,6 +86,25 @@ def run(
     paths = [trial_path(folder, w.name, n, s) for w in worlds for s in seeds for n in variants]
     _apart(_unit, units, lambda: progress("trials", sum(p.exists() for p in paths), len(paths)), workers)
     return paths
+
+
+def _check_same(
+    folder: Path, worlds: Sequence[World], seeds: Sequence[int], variants: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse to go on with what other settings left in ``folder``: trials of two settings must not share a table."""
+    for world in worlds:
+        asked = json.loads(json.dumps({k: v for k, v in asdict(world).items() if k != "file"}))
+        place = folder / "trials" / f"{world.name}.world.json"
+        if not place.exists():
+            write_json(place, asked)
+        before = json.loads(place.read_text(encoding="utf-8"))
+        if before != asked:
+            raise InputFileError(mismatch(f"{place} and the world asked for", asked, before, ANOTHER_FOLDER))
+        for path, variant in ((trial_path(folder, world.name, n, s), v) for s in seeds for n, v in variants.items()):
+            found = json.loads(path.read_text(encoding="utf-8")).get("asked", {}) if path.exists() else variant
+            if found != variant:
+                what = f"{path} and the variant asked for"
+                raise InputFileError(mismatch(what, dict(variant), dict(found), ANOTHER_FOLDER))
 
 
 def trial_path(folder: Path, world: str, variant: str, seed: int) -> Path:
@@ -109,18 +130,18 @@ def _unit(world: World, seed: int, variants: Mapping[str, Mapping[str, Any]], fo
     if not at.exists():
         write_json(at, trials.initial(measured.store, world, measured.model))
     before = json.loads(at.read_text())["verdicts"]["basic"]
-    if flawless := [part for part, verdicts in before.items() if "w" not in verdicts]:
+    if useless := [part for part, verdicts in before.items() if not {"c", "w"} <= set(verdicts)]:
         raise SelectionError(
-            f"the model of {world.name}-{seed} makes no mistake on its {' and '.join(flawless)} questions, so THS is "
-            "undefined: give the world more questions, or fewer steps of pretraining"
+            f"the model of {world.name}-{seed} answers all or none of its {' and '.join(useless)} questions, so THS or "
+            "over-refusal is undefined: give the world more questions, or other steps of pretraining"
         )
     place = folder / "stores" / f"{world.name}-{seed}"
     for name, variant in variants.items():
         try:
-            record = trials.run_trial(measured, world, name, variant, seed, before, place)
+            record = trials.run_trial(measured, world, name, variant, before, place)
         except SelectionError as error:  # a method that cannot choose here is a result, not a crash
             record = {"world": world.name, "seed": seed, "variant": name, "failed": str(error)}
-        write_json(trial_path(folder, world.name, name, seed), record)
+        write_json(trial_path(folder, world.name, name, seed), record | {"asked": variant})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -140,11 +161,15 @@ def _apart(task: Callable[..., None], jobs: Sequence[tuple], tell: Callable[[], 
     try:
         with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
             waiting = {pool.submit(partial(task, *job)) for job in jobs}
-            while waiting:
-                done, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                tell()
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                    tell()
+            except BaseException:  # one failed, or Ctrl-C: what has not begun is not begun
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         for name, value in kept.items():
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)

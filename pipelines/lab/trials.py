@@ -23,7 +23,7 @@ from gradstore.models.loading import LoadedModel
 from gradstore.pipelines import ModelOptions, Progress, silent
 from gradstore.pipelines.build import default_extract, default_warmup
 from gradstore.pipelines.candidates import StoredVectors
-from gradstore.pipelines.evaluate import answer_all
+from gradstore.pipelines.evaluate import answers_with_confidence
 from gradstore.pipelines.export import export
 from gradstore.pipelines.extract import extract
 from gradstore.pipelines.lab.worlds import World, fill, model_of
@@ -91,7 +91,6 @@ def run_trial(
     world: World,
     name: str,
     variant: Mapping[str, Any],
-    seed: int,
     before: Mapping[str, str],
     folder: Path,
 ) -> dict[str, Any]:
@@ -101,11 +100,11 @@ def run_trial(
     look at the same gradients. ``before`` has the initial model's verdict codes by split. Weights of either side sum
     to its number of samples.
     """
+    store, model, seed = made.store, made.model, made.seed
     settings = Settings(
         **{"known": world.known, "unknown": world.unknown, "seed": seed, "weight_total": float(world.unknown)}
         | {k: v for k, v in variant.items() if k not in NOT_SELECTION}
     )
-    store, model = made.store, made.model
     sketch = (seed + variant.get("sketch_seed", 0), variant.get("dim", DIM))
     sources = Sources(recipe=made.gradients("adam", *sketch))
     if "target" in needs_of(method_of(settings)):
@@ -149,7 +148,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 def picked(store: GradientStore, name: str) -> dict[str, Any]:
     """What was picked: ids of the unknown side in order of rank, and how often pretraining had shown each side."""
     rows = store.scan("selections").filter(pl.col("selection") == name, pl.col("rank").is_not_null())
-    samples = store.scan("samples").select("sample_id", "exposure", "subject")
+    samples = store.scan("samples").select("sample_id", "exposure")
     frame = rows.join(samples, on="sample_id", how="left").sort("response", "rank").collect()
     unknown = frame.filter(pl.col("response") == "refusal")
 
@@ -199,5 +198,5 @@ def _ask(store: GradientStore, loaded: LoadedModel, template: str, max_new_token
 def _verdicts(
     loaded: LoadedModel, prompt: Prompt, samples: Mapping[str, Sample], max_new_tokens: int
 ) -> dict[str, str]:
-    texts = answer_all(loaded, prompt, samples, max_new_tokens, BATCH_TOKENS)
-    return {i: judge(samples[i], text, [prompt.refusal_text]) for i, text in texts.items()}
+    said = answers_with_confidence(loaded, prompt, samples, max_new_tokens, BATCH_TOKENS)
+    return {i: judge(samples[i], text, [prompt.refusal_text]) for i, (text, _) in said.items()}

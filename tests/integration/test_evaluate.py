@@ -18,7 +18,7 @@ from gradstore.judging import judge_reference
 from gradstore.models import answering
 from gradstore.models.encoding import encode_prompt
 from gradstore.models.loading import load_model
-from gradstore.pipelines.evaluate import answer_all, answers_with_confidence, compare, evaluate, trained_ids
+from gradstore.pipelines.evaluate import answers_with_confidence, compare, evaluate, trained_ids
 from gradstore.pipelines.ingest import ingest
 from gradstore.pipelines.metrics import differences, disagreements, measure, read_evaluation, report
 from gradstore.pipelines.questions import QuestionFile, ingest_questions, read_refusal_texts
@@ -74,7 +74,8 @@ def test_confidence_changes_no_text(asked):
     texts = answering.greedy_answers(loaded, ids, 8)
     pairs = answering.greedy_answers_with_confidence(loaded, ids, 8)
     assert [text for text, _ in pairs] == texts
-    assert answer_all(loaded, prompt, samples, 8, 2048) == dict(zip(samples, texts, strict=True))
+    by_id = answers_with_confidence(loaded, prompt, samples, 8, 2048)
+    assert {i: text for i, (text, _) in by_id.items()} == dict(zip(samples, texts, strict=True))
     assert all(0 < c <= 1 for _, c in pairs)
 
 

@@ -114,7 +114,7 @@ def write_data(folder: Path, chat: bool = False) -> Path:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     """A model without a chat template that knows nothing."""
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="the recipe trains with TRL: install the extra trl")
     from gradstore.models.pretraining import bpe_tokenizer, small_llama
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
@@ -145,7 +145,7 @@ def test_half_precision_without_a_gpu_is_refused(tiny, tmp_path, capsys):
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
+        pytest.skip("half precision is refused on machines without a GPU only")
     data = str(write_data(tmp_path))
     found = refused(capsys, "--preset", "grait", "--model", str(tiny), "--data", data, "--out", str(tmp_path / "a"))
     assert "pass --precision fp32, or bf16" in found
@@ -201,7 +201,7 @@ def test_an_export_is_trained_with_a_papers_settings(world, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("tuning", ["qlora", "full"])
 def test_four_bits_and_all_parameters_train_on_a_cpu_too(tuning, tiny, tmp_path, capsys):
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="four bits need it: install the extra quant")
     from safetensors.torch import load_file
 
     from gradstore.models.loading import load_model

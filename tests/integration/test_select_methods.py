@@ -22,7 +22,7 @@ from gradstore.pipelines.probe import ProbeSettings, probe
 from gradstore.pipelines.select import Sources, select
 from gradstore.pipelines.work import read_samples
 from gradstore.selection import Settings
-from gradstore.store import GradientStore
+from gradstore.store import GradientStore, query
 from tests import reference
 from tests import reference_selection as twin
 
@@ -413,6 +413,8 @@ def test_a_sibling_recipe_of_one_epoch_alone_is_no_obstacle(world, tmp_path, met
     options = replace(world.options, batch_tokens=1024)
     extract(store, options, epoch_folders(world.folder / "warmup")[-1:], default_extract(dim=512, **other))
     select(store, "half", Settings(method, known=3, unknown=3), Sources(recipe=first))
+    chosen = query(store, "SELECT COUNT(*) AS n FROM selections WHERE selection = 'half' AND rank IS NOT NULL")
+    assert chosen.collect().item() == 6, "the recipe of one epoch was read instead, or rows went missing"
 
 
 # -- what is exported ------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
+torch = pytest.importorskip("torch", reason="install the extra trl")
+pytest.importorskip("trl", reason="install the extra trl")
 
 from datasets import Dataset, IterableDataset  # noqa: E402
 from hypothesis import given, settings  # noqa: E402

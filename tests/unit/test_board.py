@@ -1,13 +1,14 @@
 """The scoreboard's arithmetic on trials written by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from gradstore.errors import InputFileError
 from gradstore.pipelines.lab.board import board, chosen, markdown
-from gradstore.pipelines.lab.scoreboard import configuration, worlds_of
-from gradstore.pipelines.lab.worlds import split
+from gradstore.pipelines.lab.scoreboard import configuration, run, trial_path, worlds_of, write_json
+from gradstore.pipelines.lab.worlds import World, split
 from gradstore.report.frontiers import write_figures
 
 
@@ -96,3 +97,17 @@ def test_settings_that_cannot_be_run_say_what_is_missing(tmp_path):
     (tmp_path / "bad.toml").write_text("[worlds.x]\nknown = 1\n")
     with pytest.raises(InputFileError, match="needs .* 'random' among them: it is the control"):
         configuration(tmp_path / "bad.toml")
+
+
+def test_trials_of_other_settings_are_not_gone_on_with(tmp_path):
+    """Both are refused before any model is made: rows of two settings in one table would compare nothing."""
+    world = World("people", 10, 5, 20, 8, (1e-3,), 100)
+    asked = {"method": "herding"}
+    path = trial_path(tmp_path, "people", "herding", 0)
+    path.parent.mkdir(parents=True)
+    write_json(path, {"asked": {"method": "craft"}})
+    with pytest.raises(InputFileError, match=r"method: 'craft', expected 'herding'.*Give another folder"):
+        run(tmp_path, [world], [0], {"herding": asked})
+    with pytest.raises(InputFileError, match="people: 900, expected 60"):
+        run(tmp_path, [replace(world, people=60)], [0], {"herding": asked})
+    assert not (tmp_path / "models").exists()
