@@ -14,6 +14,7 @@ matrices for the same numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 import polars as pl
@@ -36,7 +37,8 @@ def group_means(
     sums: np.ndarray | None = None
     sizes = np.zeros(count, np.int64)
     for batch, block in blocks:
-        groups = np.array([membership.get(i, -1) for i in batch["sample_id"].to_pylist()], np.int64)
+        known = map(membership.get, batch["sample_id"].to_pylist(), repeat(-1))
+        groups = np.fromiter(known, np.int64, len(block))
         if sums is None:
             sums = np.zeros((count, block.shape[1]))
         add_groups(block, groups, sums)
@@ -65,8 +67,11 @@ def influence(
     for checkpoint, weight in weights.items():
         means, sizes = group_means(stream(checkpoint), membership, len(names))
         frames.append(_scores(stream(checkpoint), means * (weight / total), names))
-    scored = pl.concat(frames).group_by("sample_id").agg(pl.len().alias("n"), *(pl.col(c).sum() for c in names))
-    whole = scored.filter(pl.col("n") == len(weights)).drop("n").sort("sample_id")
+    scored = pl.concat(frames)
+    if len(weights) > 1 or scored["sample_id"].n_unique() < len(scored):  # else it is summed already, and a sort is all
+        scored = scored.group_by("sample_id").agg(pl.len().alias("n"), *(pl.col(c).sum() for c in names))
+        scored = scored.filter(pl.col("n") == len(weights)).drop("n")
+    whole = scored.sort("sample_id")
     return whole, dict(zip(names, sizes.tolist(), strict=True))
 
 
@@ -77,7 +82,7 @@ def _scores(
     for batch, block in blocks:
         scores = dot(block, means)
         columns = {name: scores[:, n] for n, name in enumerate(names)}
-        parts.append(pl.DataFrame({"sample_id": batch["sample_id"].to_pylist(), **columns}))
+        parts.append(pl.DataFrame({"sample_id": pl.Series(batch["sample_id"]), **columns}))
     return pl.concat(parts)
 
 

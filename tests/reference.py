@@ -77,6 +77,52 @@ def half_value(bits: int) -> float:
     return sign * (fraction * 2.0**-24 if exponent == 0 else (1024 + fraction) * 2.0 ** (exponent - 25))
 
 
+# -- kernels over rows of numbers ------------------------------------------------------------------------------
+
+
+def products(rows: Sequence[Sequence[float]], targets: Sequence[Sequence[float]]) -> list[list[float]]:
+    """<row, target>, term after term: NaN and ∞ go where arithmetic takes them."""
+    return [[sum((x * t for x, t in zip(row, target, strict=True)), 0.0) for target in targets] for row in rows]
+
+
+def group_sums(
+    rows: Sequence[Sequence[float]], groups: Sequence[int], sums: Sequence[Sequence[float]]
+) -> list[list[float]]:
+    """``sums`` with each row added to that of its group; a negative group is none."""
+    sums = [list(s) for s in sums]
+    for row, group in zip(rows, groups, strict=True):
+        if group >= 0:
+            sums[group] = [s + x for s, x in zip(sums[group], row, strict=True)]
+    return sums
+
+
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """A zero vector has no direction: 0."""
+    product = sum((x * y for x, y in zip(a, b, strict=True)), 0.0)
+    down = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(y * y for y in b))
+    if down == 0:
+        return 0.0
+    return math.nan if math.isinf(down) and math.isinf(product) else product / down
+
+
+def best(scores: Sequence[float], positions: Sequence[int], k: int, without: int = -1) -> list[tuple[float, int]]:
+    """The k largest with their positions; of equals the lower position; NaN never, nor the position ``without``."""
+    able = [(-s, p) for s, p in zip(scores, positions, strict=True) if not math.isnan(s) and p != without]
+    return [(-s, p) for s, p in sorted(able)[:k]]
+
+
+def neighbours(
+    rows: Sequence[Sequence[float]], among: Sequence[Sequence[float]], k: int, own: Sequence[int]
+) -> list[list[int]]:
+    """Positions of the k rows of ``among`` with the largest product with each row, itself left out."""
+    every = range(len(among))
+    return [[p for _, p in best([inner(x, y) for y in among], every, k, i)] for x, i in zip(rows, own, strict=True)]
+
+
+def gain(near: Sequence[float], covered: Sequence[float]) -> float:
+    return sum(max(a - b, 0.0) for a, b in zip(near, covered, strict=True))
+
+
 # -- influence (GRAIT §3, LESS eq. 3) --------------------------------------------------------------------------
 
 

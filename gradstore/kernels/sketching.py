@@ -7,17 +7,13 @@ sums are the same bits. The loops are apart, over slices from 0, because only th
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # as in kernels.half
-
 import numpy as np
 from numba import njit, prange
 
 from gradstore.kernels.formulas import DELTA, PLAIN, SIGN
+from gradstore.kernels.threads import ONE_CALLER, WORTH_WAKING
 
 TILE = 256  # coordinates whose features stay in the nearest cache between the arithmetic and the scatter
-WORTH_WAKING = 1_000_000  # coordinates, about 2 ms of work: waking numba's threads was measured at 0.1–0.5 ms
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 BIT = np.uint32(1)
 
@@ -104,5 +100,8 @@ def add_features(out, gradients, codes, kind, a, v, k1, k2, e, scale):
     out (rows, dim) float32; gradients (rows, size) float32; codes (s, size) uint32, bucket·2 + (1 if the sign is
     negative); a, v (size,) float32 or empty, k1, k2, e float32: the formula's constants; scale float32, 1/√s.
     """
-    add = _add_rows_in_parallel if gradients.size >= WORTH_WAKING else _add_rows
-    add(out, gradients, codes, kind, a, v, k1, k2, e, scale)
+    if gradients.size < WORTH_WAKING:
+        _add_rows(out, gradients, codes, kind, a, v, k1, k2, e, scale)
+        return
+    with ONE_CALLER:
+        _add_rows_in_parallel(out, gradients, codes, kind, a, v, k1, k2, e, scale)

@@ -4,7 +4,7 @@ F(S) = Σ_i max_{j∈S} (1 + <x_i, x_j>)/2 is monotone and submodular (Mirzasole
 1906.01827, whose weights are the sizes of the neighbourhoods: weight rule ``cluster-size``). Lazy greedy (Minoux
 1978): a gain can only fall, so old gains are upper bounds and only the leading ones are computed anew. The first
 bounds are exact and linear, F({j}) = n(1 + <mean, x_j>)/2. Columns of the n×n similarities are made BLOCK at a
-time, where they are asked for; those made are kept while they fit in KEPT_BYTES, and else made again.
+time, where they are asked for (:mod:`gradstore.selection.gram`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from gradstore.kernels.greedy import gains
 from gradstore.kernels.half import dot
+from gradstore.selection.gram import Gram
 from gradstore.selection.pool import Pool, Rule, mean_of, products, ranking, widened
 
 BLOCK = 32
-KEPT_BYTES = 256 << 20
 
 
 def facility_location(pool: Pool, count: int) -> pl.DataFrame:
@@ -26,51 +27,30 @@ def facility_location(pool: Pool, count: int) -> pl.DataFrame:
 
 def locate(rows: np.ndarray, count: int) -> tuple[list[int], list[float]]:
     """Positions picked and the gain of each, in [0, n]: rows (n, dim) uint16."""
-    n, near = len(rows), _Similarities(rows)
+    n, gram = len(rows), Gram(rows)
     bounds = n * (1 + products(rows, mean_of(rows))) / 2 * (1 + 1e-9)  # a bound, whatever the last bits do
     covered = np.zeros(n)
     picked: list[int] = []
-    gains: list[float] = []
+    gained: list[float] = []
     for _ in range(min(count, n)):
-        best = _leader(near, bounds, covered)
+        best = _leader(gram, bounds, covered)
         picked.append(best)
-        gains.append(float(bounds[best]))
-        covered = np.maximum(covered, near.columns(np.array([best]))[:, 0])
+        gained.append(float(bounds[best]))
+        covered = np.maximum(covered, (1 + gram.column(best)) / 2)
         bounds[best] = -np.inf
-    return picked, gains
+    return picked, gained
 
 
-def _leader(near: _Similarities, bounds: np.ndarray, covered: np.ndarray) -> int:
+def _leader(gram: Gram, bounds: np.ndarray, covered: np.ndarray) -> int:
     """The open candidate of largest gain, the first of equals; ``bounds`` are tightened on the way."""
     fresh = np.zeros(len(bounds), bool)
     while not fresh[best := int(bounds.argmax())]:
         stale = np.where(fresh, -np.inf, bounds)
         block = np.argsort(-stale, kind="stable")[:BLOCK]
         block = block[np.isfinite(stale[block])]
-        bounds[block] = np.maximum(near.columns(block) - covered[:, None], 0).sum(axis=0)
+        bounds[block] = gains((1 + gram.columns(block)) / 2, covered)
         fresh[block] = True
     return best
-
-
-class _Similarities:
-    """Columns of (1 + <x_i, x_j>)/2, made when asked for."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = rows
-        self.kept: dict[int, np.ndarray] = {}
-        self.room = KEPT_BYTES // (8 * max(1, len(rows)))
-
-    def columns(self, wanted: np.ndarray) -> np.ndarray:
-        """(n, b) float64."""
-        new = np.array([j for j in wanted.tolist() if j not in self.kept], np.int64)
-        made = dict(zip(new.tolist(), self._made(new).T, strict=True)) if len(new) else {}
-        for j, column in made.items():
-            if len(self.kept) < self.room:
-                self.kept[j] = column
-        return np.stack([self.kept[j] if j in self.kept else made[j] for j in wanted.tolist()], axis=1)
-
-    def _made(self, wanted: np.ndarray) -> np.ndarray:
-        return (1 + dot(self.rows, widened(self.rows[wanted]))) / 2
 
 
 def nearest(rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:

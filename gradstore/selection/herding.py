@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from gradstore.selection.pool import Pool, Rule, mean_of, products, ranking, widened
+from gradstore.kernels.greedy import herding_step
+from gradstore.selection.gram import Gram
+from gradstore.selection.pool import Pool, Rule, mean_of, products, ranking
 
 
 def herding(pool: Pool, count: int) -> pl.DataFrame:
@@ -23,17 +25,20 @@ def herding(pool: Pool, count: int) -> pl.DataFrame:
 
 
 def herd(rows: np.ndarray, target: np.ndarray, count: int) -> tuple[list[int], list[float]]:
-    """Positions picked, and <w, x> at each pick divided by its number: rows (n, dim) uint16, target (dim,)."""
-    toward, among = products(rows, target), np.zeros(len(rows))
-    open_ = np.ones(len(rows), bool)
+    """Positions picked, and <w, x> at each pick divided by its number: rows (n, dim) uint16, target (dim,).
+
+    A column of products is one reading of all rows. Two are made in the time of one: the runner-up's comes along, and
+    it is often the next pick.
+    """
+    toward, among, gram = products(rows, target), np.zeros(len(rows)), Gram(rows)
+    is_open = np.ones(len(rows), bool)
     picked, scores = [], []
-    for t in range(1, min(count, len(rows)) + 1):
-        score = np.where(open_, t * toward - among, -np.inf)
-        best = int(score.argmax())  # the first of equals: rows come in the order of their hash
+    for step in range(1, min(count, len(rows)) + 1):
+        best, second, score = herding_step(toward, among, is_open, float(step))  # the first of equals, so by hash
         picked.append(best)
-        scores.append(float(score[best]) / t)
-        open_[best] = False
-        among += products(rows, widened(rows[best]))
+        scores.append(score / step)
+        is_open[best] = False
+        among += gram.column(best, second)
     return picked, scores
 
 
