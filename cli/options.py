@@ -86,6 +86,21 @@ def model_options(command: Callable) -> Callable:
     return _bundle(command, MODEL, "options", make)
 
 
+def optional_model_options(command: Callable) -> Callable:
+    """Adds --model and how to run it; without --model the command gets ``options`` None."""
+
+    def make(**given: Any) -> Any:
+        if given["model"] is None:
+            return None
+        from gradstore.pipelines import ModelOptions
+
+        return ModelOptions(**given)
+
+    without = {k: v for k, v in MODEL.items() if k not in ("model", "attention", "max_length", "batch_tokens")}
+    optional = {"model": click.option("--model", help="Model folder or hub id."), **without}
+    return _bundle(command, optional, "options", make)
+
+
 def model_settings(command: Callable) -> Callable:
     """How a model runs, for a command that takes the model itself as its argument."""
 

@@ -11,7 +11,7 @@ import polars as pl
 from gradstore.errors import ProvenanceError, SelectionError, StoreError
 from gradstore.selection import KNOWN, Settings, method_of, split
 from gradstore.selection.released import normalised_one_after_another, shifted_flow
-from gradstore.store import GradientStore
+from gradstore.store import GradientStore, cached_vectors, read_vectors
 
 RENORMALISED = ("cor-rait", "corcer-rait", "craft", "craft-no-flow")  # by mmlu_RAI.py
 
@@ -143,7 +143,7 @@ def note_gradients(
 
 @dataclass
 class StoredVectors:
-    """The gradients of the candidates, read once a response, for rules that ask for them again and again.
+    """The gradients of the candidates, from the store's cache, for rules that ask for them again and again.
 
     Several checkpoints are laid side by side, each scaled by √η_c, so that a product of two rows is
     Σ_c η_c <u_i^c, u_j^c> (LESS eq. 3) and a row has unit norm. Memory: n · checkpoints · dim · 2 bytes a response.
@@ -153,6 +153,7 @@ class StoredVectors:
     recipe_id: str
     weights: Mapping[str, float]
     ids: frozenset[str]
+    keep: bool = True
 
     def __post_init__(self) -> None:
         self._held: dict[str, tuple[dict[str, int], np.ndarray]] = {}
@@ -170,23 +171,19 @@ class StoredVectors:
         return rows[[at[i] for i in ids]]
 
     def _read(self, response: str) -> tuple[dict[str, int], np.ndarray]:
-        at = {i: n for n, i in enumerate(sorted(self.ids))}
-        seen = np.zeros(len(at), np.int64)
-        rows: np.ndarray | None = None
-        for c, (checkpoint, weight) in enumerate(self.weights.items()):
-            where = f"checkpoint_id = '{checkpoint}' AND response = '{response}'"
-            for batch, block in self.store.blocks(self.recipe_id, where=where):
-                dim = block.shape[1]
-                if rows is None:
-                    rows = np.zeros((len(at), len(self.weights) * dim), np.uint16)
-                kept = [(n, at[i]) for n, i in enumerate(batch["sample_id"].to_pylist()) if i in at]
-                source, place = ([p[k] for p in kept] for k in (0, 1))
-                part = block[source]
-                if len(self.weights) > 1:
-                    part = (part.view(np.float16).astype(np.float32) * weight**0.5).astype(np.float16).view(np.uint16)
-                rows[place, c * dim : (c + 1) * dim] = part
-                seen[place] += 1
-        if rows is None:
+        """Where each wanted sample's row is, and the rows: mapped from the cache, or several laid side by side."""
+        read = cached_vectors if self.keep else read_vectors
+        parts = [
+            read(self.store, self.recipe_id, f"checkpoint_id = '{c}' AND response = '{response}'") for c in self.weights
+        ]
+        if not all(ids for ids, _ in parts):
             raise StoreError(f"no {response} gradients under this recipe: run `gradstore extract` first")
-        whole = {i: n for i, n in at.items() if seen[n] == len(self.weights)}
-        return whole, rows
+        places = [{i: n for n, i in enumerate(ids) if i in self.ids} for ids, _ in parts]
+        if len(parts) == 1:
+            return places[0], parts[0][1]
+        whole = sorted(set.intersection(*(set(p) for p in places)))
+        scaled = [
+            (rows[[at[i] for i in whole]].view(np.float16).astype(np.float32) * weight**0.5).astype(np.float16)
+            for at, (_, rows), weight in zip(places, parts, self.weights.values(), strict=True)
+        ]
+        return {i: n for n, i in enumerate(whole)}, np.concatenate(scaled, axis=1).view(np.uint16)

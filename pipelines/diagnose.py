@@ -70,7 +70,7 @@ def _cosines(row: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _gradients(store: GradientStore, sides: dict[str, list[str]], sources: Sources) -> Rows:
     recipe, weights = measured(store, sources, initial_probe(store, sources.probe)["model_id"])
     ids = frozenset(i for side in sides.values() for i in side)
-    stored = StoredVectors(store, recipe["recipe_id"], weights, ids)
+    stored = StoredVectors(store, recipe["recipe_id"], weights, ids, keep=False)
     return lambda wanted: stored(wanted, "refusal").view(np.float16)
 
 

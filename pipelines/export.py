@@ -27,7 +27,7 @@ def export(store: GradientStore, name: str, to: str, out: str | Path) -> list[Pa
         "selection": name,
         "selection_id": rows["selection_id"][0],
         "prompt_id": rows["prompt_id"][0],
-        "settings": _settings(store, rows["selection_id"][0]),
+        "settings": settings_of(store, rows["selection_id"][0]),
         "store_versions": versions,
     }
     asked = {"selection": name, "to": to, "selection_id": rows["selection_id"][0]}
@@ -66,7 +66,7 @@ def make_examples(store: GradientStore, rows: pl.DataFrame) -> list[Example]:
     ]
 
 
-def _settings(store: GradientStore, selection_id: str) -> dict[str, Any]:
+def settings_of(store: GradientStore, selection_id: str) -> dict[str, Any]:
     """The settings of the run that made the selection. Raises StoreError where that run did not finish."""
     finished = store.scan("runs").filter(pl.col("stage") == "select", pl.col("status") == "finished")
     for text in finished.select("settings").collect()["settings"]:

@@ -29,6 +29,7 @@ FORMAT_KEY = b"gradstore.format"
 STORAGE_VERSION = "2.2"  # the newest that both Lance cores in use can read
 COMMIT_ROWS = 1024
 VECTOR_PREFIX = "gradients_"
+WIDE = polars_pylance.LanceScanOptions(batch_size=1024)  # the default, 25,000 rows, is 400 MB of vectors
 PLAIN_TABLES = [name for name in TABLES if name != "gradients"]
 
 
@@ -169,8 +170,14 @@ class GradientStore:
             if table in PLAIN_TABLES:  # it came after this store was made, which cannot be written
                 return pl.LazyFrame(pl.from_arrow(TABLES[table].schema.empty_table()))
             raise StoreError(f"no table {table!r} in {self.uri}: there are {', '.join(sorted(self._names()))}")
-        lance = self._table(table)
-        return polars_pylance.scan_lance(lance.to_lance().uri, version=version)
+        options = WIDE if table.startswith(VECTOR_PREFIX) else None
+        return polars_pylance.scan_lance(f"{self.uri}/{table}.lance", version=version, options=options)
+
+    def sql(self, text: str) -> pl.LazyFrame:
+        """Plan one SELECT over the tables and views (:func:`gradstore.store.sql.query`); ``.collect()`` runs it."""
+        from gradstore.store.sql import query  # the other way round it is built on this class
+
+        return query(self, text)
 
     def keys(self, table: str, *, version: int | None = None) -> set[str]:
         """The keys that a table holds (now, or at a version); ``gradients`` means the union over recipes."""
@@ -190,34 +197,38 @@ class GradientStore:
         counts = {name: self._table(name).count_rows() for name in self.present(PLAIN_TABLES)}
         return counts | {"gradients": sum(self._table(VECTOR_PREFIX + r).count_rows() for r in self.recipe_ids())}
 
+    def count_vectors(self, recipe_id: str, where: str, version: int | None = None) -> int:
+        """Rows that :meth:`blocks` would stream."""
+        return int(self._vectors(recipe_id, version).count_rows(_usable(where)))
+
     def blocks(
-        self, recipe_id: str, *, where: str | None = None, columns: Sequence[str] = (), rows: int = 1024
+        self,
+        recipe_id: str,
+        *,
+        where: str | None = None,
+        columns: Sequence[str] = (),
+        rows: int = 1024,
+        version: int | None = None,
     ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
         """Stream the vectors of one recipe: (scalar columns, block) with block (b, dim) uint16, b ≤ ``rows``.
 
         The uint16 are the bits of float16 values (:mod:`gradstore.kernels` decodes them). Only rows whose
         status is ok are read; ``where`` narrows them further, in SQL. Memory stays near rows·dim·2 bytes.
         """
-        name = VECTOR_PREFIX + recipe_id
-        if name not in self._names():
-            raise StoreError(f"no gradients of recipe {recipe_id} in {self.uri}: run `gradstore extract` first")
-        condition = "status = 'ok'" + (f" AND ({where})" if where else "")
-        scanner = (
-            self._table(name)
-            .to_lance()
-            .scanner(
-                columns=["sample_id", *columns, "vector"],
-                filter=condition,
-                batch_size=rows,
-                batch_readahead=2,
-                io_buffer_size=64 << 20,  # Lance's default reads hundreds of MB ahead on a wide column
-                scan_in_order=True,
-            )
+        scanner = self._vectors(recipe_id, version).scanner(
+            columns=["sample_id", *columns, "vector"],
+            filter=_usable(where),
+            batch_size=rows,
+            batch_readahead=2,
+            io_buffer_size=64 << 20,  # Lance's default reads hundreds of MB ahead on a wide column
+            scan_in_order=True,
         )
         for batch in scanner.to_batches():
             vectors = batch.column("vector")
             block = vectors.flatten().to_numpy(zero_copy_only=True).view(np.uint16)
-            yield batch.drop_columns(["vector"]), block.reshape(-1, vectors.type.list_size)
+            # Copied: a column of a batch keeps all of it alive, and a caller that keeps ids would keep the vectors.
+            scalars = batch.drop_columns(["vector"]).take(pa.array(range(batch.num_rows), pa.int32()))
+            yield scalars, block.reshape(-1, vectors.type.list_size)
 
     # -- tables -------------------------------------------------------------------------------------------
 
@@ -226,6 +237,13 @@ class GradientStore:
 
     def _table(self, name: str) -> Any:
         return self._database.open_table(name)
+
+    def _vectors(self, recipe_id: str, version: int | None) -> Any:
+        name = VECTOR_PREFIX + recipe_id
+        if name not in self._names():
+            raise StoreError(f"no gradients of recipe {recipe_id} in {self.uri}: run `gradstore extract` first")
+        lance = self._table(name).to_lance()
+        return lance if version is None else lance.checkout_version(version)
 
     def _grown(self, name: str) -> Any:
         """A table to write to; nullable columns that came after it was made are added to it, as nulls."""
@@ -248,6 +266,10 @@ class GradientStore:
         lance = self._database.create_table(name, schema=schema, storage_options=options, exist_ok=True)
         lance.create_index(table.key, config=BTree())
         return lance
+
+
+def _usable(where: str | None) -> str:
+    return "status = 'ok'" + (f" AND ({where})" if where else "")
 
 
 def _is_store(uri: str) -> bool:

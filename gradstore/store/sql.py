@@ -5,8 +5,13 @@ parsed by sqlglot and refused by its shape before Polars sees it; afterwards the
 a difference between the two parsers cannot open a file.
 """
 
+from __future__ import annotations
+
 import logging
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 import polars as pl
 import sqlglot
@@ -14,8 +19,11 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from gradstore.errors import QueryError
+from gradstore.store.compared import compared
 from gradstore.store.database import GradientStore
-from gradstore.store.views import frames
+from gradstore.store.functions import HIDDEN, SIGNATURES, Call, rewrite
+from gradstore.store.lookup import find_sample
+from gradstore.store.views import NAMES, frames
 
 DIALECT = "duckdb"  # the nearest to Polars' own: casts with ::, ILIKE, QUALIFY, EXCLUDE
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about statements that are refused anyway
@@ -25,42 +33,109 @@ WAY_OUT = "write one SELECT over the store's tables"
 def query(store: GradientStore, sql: str) -> pl.LazyFrame:
     """Plan ``sql`` over the store; ``.collect()`` runs it. Unnamed columns, vectors above all, are not read.
 
-    Raises QueryError where the text does not parse, is not exactly one SELECT, names a table or column that
-    is not there, or reads files.
+    Functions over gradients (:mod:`gradstore.store.functions`) look up their groups now, and read vectors when the
+    frame is collected. Raises QueryError where the text does not parse, is not exactly one SELECT, names a table or
+    column that is not there, reads files, or asks for an empty group.
     """
-    tables = frames(store)
-    check(sql, sorted(tables))
+    statement = check(sql, NAMES)
+    rewritten = rewrite(sql, statement, DIALECT)
+    tables = frames(store, {t.name for t in statement.find_all(exp.Table)} & set(NAMES))
+    for view, columns in rewritten.views.items():
+        tables[view] = _with_columns(store, tables["gradients"], columns)
     try:
-        frame = pl.SQLContext(frames=tables).execute(sql, eager=False)
-        schema = frame.collect_schema()
+        frame = pl.SQLContext(frames=tables).execute(rewritten.sql, eager=False)
+        if rewritten.views:
+            names = frame.collect_schema().names()
+            frame = frame.drop([name for name in names if name.startswith(HIDDEN)])
         plan = frame.explain(optimized=False)
     except pl.exceptions.ColumnNotFoundError as error:
         raise QueryError(_first_line(error)) from None  # Polars lists the columns there are
     except (pl.exceptions.PolarsError, pl.exceptions.SQLInterfaceError) as error:
-        hint = _columns(sql, tables) or WAY_OUT
+        hint = _columns(tables) or WAY_OUT
         raise QueryError(f"this query cannot be run: {_first_line(error)}; {hint}") from None
     # Lance tables are Python scans; any other kind of scan reads a file.
     foreign = set(re.findall(r"^\s*(\w+) SCAN ", plan, flags=re.MULTILINE)) - {"PYTHON"}
-    if foreign or not len(schema):
+    if foreign:
         raise QueryError(f"this query reads something besides the store's tables: {WAY_OUT}")
     return frame
 
 
-def run_query(store: GradientStore, sql: str) -> pl.DataFrame:
-    """Plan and run ``sql``. Raises QueryError, also for what only shows in the data (a cast, a pattern)."""
-    frame = query(store, sql)
+def _with_columns(store: GradientStore, vectors: pl.LazyFrame, columns: Mapping[str, Call]) -> pl.LazyFrame:
+    """The view ``gradients`` with a column for each call; vectors are read when it is collected."""
+    for name, call in columns.items():
+        members = _members(store, call)
+        schema = pl.Schema({"row_id": pl.String(), "value": call.dtype})
+        values = pl.defer(partial(compared, store, call, members), schema=schema).rename({"value": name})
+        vectors = vectors.join(values, on="row_id", how="left")
+    return vectors
+
+
+def _members(store: GradientStore, call: Call) -> list[str]:
+    """The sample ids of a call's group. Raises QueryError where there are none."""
+    if call.name == "similarity":
+        return [find_sample(store, call.group)]
     try:
-        return frame.collect()
+        frame = run_query(store, call.group)
+    except QueryError as error:
+        raise QueryError(f"in the group of {call.name}(): {error}") from None
+    ids = frame.to_series(0)
+    if ids.dtype != pl.String:
+        raise QueryError(f"the group of {call.name}() gives {ids.dtype}, expected sample ids: {call.group}")
+    if ids.drop_nulls().is_empty():
+        raise QueryError(f"the group of {call.name}() is empty: {call.group}")
+    return ids.drop_nulls().unique().sort().to_list()
+
+
+def influence(
+    store: GradientStore, *, source: str, target: str, response: str = "refusal", target_response: str = "refusal"
+) -> pl.LazyFrame:
+    """Influence of the samples of ``source`` on the group ``target``, both SQL conditions on the view ``questions``.
+
+    Columns: sample_id, checkpoint_id, recipe_id, influence (mean cosine, −1 to 1; null where the group has no usable
+    gradient), a row a sample of ``source``, checkpoint and recipe. The rows of ``response`` meet the group's gradients
+    of ``target_response``. Raises QueryError where a condition does not hold water or no sample is in ``target``.
+
+    >>> influence(store, source="correctness < 0.5", target="subject = 'law' AND correctness >= 0.5")
+    """
+    if unknown := {response, target_response} - {"answer", "refusal"}:
+        raise QueryError(f"response {unknown.pop()!r}, expected answer or refusal")
+    for condition in (source, target):
+        asked = check(f"SELECT sample_id FROM questions WHERE ({condition})", NAMES)
+        if not isinstance(asked, exp.Select) or not isinstance(asked.args["where"].this, exp.Paren):
+            raise QueryError(f"{condition!r} came, expected one condition on the view questions")
+    return query(
+        store,
+        "SELECT sample_id, checkpoint_id, recipe_id, "
+        f"influence((SELECT sample_id FROM questions WHERE ({target})), '{target_response}') AS influence "
+        f"FROM gradients WHERE response = '{response}' AND status = 'ok' "
+        f"AND sample_id IN (SELECT sample_id FROM questions WHERE ({source}))",
+    )
+
+
+def run_query(store: GradientStore, sql: str, rows: int | None = None) -> pl.DataFrame:
+    """Plan and run ``sql``, for at most ``rows`` rows. Raises QueryError, also for what only shows in the data."""
+    frame = query(store, sql)
+    with reading():
+        return (frame if rows is None else frame.head(rows)).collect()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Say in one line what Polars only finds in the data: a cast, a pattern, a table being rewritten."""
+    try:
+        yield
     except pl.exceptions.PolarsError as error:
         raise QueryError(f"this query failed on the data: {_first_line(error)}") from None
 
 
-def check(sql: str, tables: list[str]) -> None:
-    """Refuse everything but one SELECT (set operations and CTEs included) over ``tables``. Raises QueryError."""
+def check(sql: str, tables: Sequence[str]) -> exp.Expression:
+    """Parse ``sql``; everything but one SELECT (set operations and CTEs included) over ``tables`` is a QueryError."""
     try:
         statements = [s for s in sqlglot.parse(sql, dialect=DIALECT) if s is not None]
     except SqlglotError as error:
-        raise QueryError(f"this SQL does not parse: {_first_line(error)}: {WAY_OUT}") from None
+        calls = [written for name, written in SIGNATURES.items() if f"{name}(" in sql.lower()]
+        way_out = "; ".join([*calls, WAY_OUT])
+        raise QueryError(f"this SQL does not parse: {_first_line(error)}: {way_out}") from None
     if len(statements) != 1:
         raise QueryError(f"{len(statements)} statements came, expected one: {WAY_OUT}")
     statement = statements[0]
@@ -69,9 +144,10 @@ def check(sql: str, tables: list[str]) -> None:
     if statement.find(exp.Into, exp.Insert, exp.Update, exp.Delete, exp.Create, exp.Drop, exp.Command):
         raise QueryError(f"a query cannot write: {WAY_OUT}")
     _check_sources(statement, tables)
+    return statement
 
 
-def _check_sources(statement: exp.Expression, tables: list[str]) -> None:
+def _check_sources(statement: exp.Expression, tables: Sequence[str]) -> None:
     local = {cte.alias for cte in statement.find_all(exp.CTE)}
     for table in statement.find_all(exp.Table):
         plain = isinstance(table.this, exp.Identifier) and not table.args.get("db")
@@ -85,9 +161,9 @@ def _check_sources(statement: exp.Expression, tables: list[str]) -> None:
             raise QueryError(f"{name.lower()} reads files, which a query cannot do: {WAY_OUT}")
 
 
-def _columns(sql: str, tables: dict[str, pl.LazyFrame]) -> str:
-    used = {t.name for t in sqlglot.parse_one(sql, dialect=DIALECT).find_all(exp.Table)} & set(tables)
-    return "; ".join(f"{name} has {', '.join(tables[name].collect_schema().names())}" for name in sorted(used))
+def _columns(tables: Mapping[str, pl.LazyFrame]) -> str:
+    seen = sorted(name for name in tables if not name.startswith(HIDDEN))
+    return "; ".join(f"{name} has {', '.join(tables[name].collect_schema().names())}" for name in seen)
 
 
 def _first_line(error: Exception) -> str:

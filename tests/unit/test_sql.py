@@ -167,7 +167,7 @@ def test_what_does_not_parse_says_so(store, sql):
 @pytest.mark.parametrize("name", ["nope", "SAMPLES", "sample", "gradients_r"])
 def test_an_unknown_table_lists_tables_and_views(store, name):
     message = refused(store, f"SELECT * FROM {name}")
-    assert message == f"no table {name!r}: there are {', '.join(sorted([*TABLES, 'records']))}"
+    assert message == f"no table {name!r}: there are {', '.join(sorted([*TABLES, 'questions', 'records']))}"
 
 
 def test_an_unknown_column_lists_the_columns_there_are(store):
@@ -209,7 +209,7 @@ def test_what_a_reader_may_ask(store, sql, rows):
 
 
 def test_every_table_and_view_can_be_asked(store):
-    for name in [*TABLES, "records"]:
+    for name in [*TABLES, "questions", "records"]:
         assert query(store, f"SELECT * FROM {name} LIMIT 1").collect().width > 3
 
 
