@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 
-.PHONY: demo scoreboard scoreboard-full test test-story test-packaging lint typecheck bench clean
+.PHONY: demo scoreboard scoreboard-full test test-story test-packaging test-browser lint typecheck bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install 'torch==$(shell sed -n 's/^torch==//p' constraints.txt)'  # first: an open range would bring CUDA
-	$(PIP) install -c constraints.txt -e '.[trl,text,triton,quant,lab,dev]'
+	$(PIP) install -c constraints.txt -e '.[trl,text,triton,quant,lab,explore,dev]'
 	touch $@
 
 demo: $(STAMP)  ## the whole story on a model trained on the spot, in ./demo
@@ -30,10 +30,14 @@ test: $(STAMP)  ## the tests, under ten minutes on two cores
 	$(BIN)/python -m pytest -q
 
 test-story: $(STAMP)  ## real questions from pretraining to export, and kills on the way
-	$(BIN)/python -m pytest -q -m 'slow and not packaging'
+	$(BIN)/python -m pytest -q -m 'slow and not packaging and not browser'
 
 test-packaging: $(STAMP)  ## the wheel in environments of its own
 	$(BIN)/python -m pytest -q -m packaging
+
+test-browser: $(STAMP)  ## the report and the explorer in a real Chromium, which is installed where there is none
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(BIN)/python -m pytest -q -m browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

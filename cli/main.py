@@ -24,10 +24,14 @@ COMMANDS = {
     "select": ("select", "Choose and weigh the refusal-aware training set."),
     "export": ("export", "Write a selection for TRL or xtuner."),
     "query": ("query", "Ask the store in SQL: one SELECT over its tables and views."),
+    "explain": ("explain", "Which samples push one sample towards refusing, and which against."),
+    "report": ("report", "One self-contained HTML file: what is in a store, and in a selection."),
+    "explore": ("explore", "The same charts, SQL and every sample, on a local page."),
     "evaluate": ("evaluate", "Ask a model the test questions and judge its answers."),
     "diagnose": ("diagnose", "Why a selection may fail: conflicts, and how knowledge flowed in rehearsal."),
     "info": ("info", "What is in a store: tables, runs, selections."),
     "doctor": ("doctor", "Is a model's arithmetic sound: batching, padding, attention, precision."),
+    "gc": ("gc", "Remove what can be made again: the caches of vectors."),
     "lab": ("lab", "Models with a known boundary of knowledge, trained on the spot."),
 }
 
@@ -43,6 +47,11 @@ EXTRAS = {
     "bitsandbytes": ("bitsandbytes", "quant"),
     "datasets": ("datasets", "hf"),
     "trl": ("trl", "trl"),
+    "altair": ("altair", "report"),
+    "vl_convert": ("vl-convert-python", "report"),
+    "jinja2": ("jinja2", "report"),
+    "starlette": ("starlette", "explore"),
+    "uvicorn": ("uvicorn", "explore"),
 }
 
 

@@ -45,6 +45,10 @@ class SelectionError(GradstoreError):
     """A selection cannot be made from what the store holds: an empty group, a cap that is too low."""
 
 
+class AddressError(GradstoreError):
+    """A page cannot be served at an address: give another port or host."""
+
+
 class MissingExtra(GradstoreError):
     """An optional dependency is not installed; the message carries the install line."""
 

@@ -19,6 +19,7 @@ FLOORS = {
     "gradstore.batching": 1,
     "gradstore.sketch": 1,
     "gradstore.kernels": 1,
+    "gradstore.influence": 1,  # arithmetic over streams of blocks: SQL's functions need it beneath the store's door
     "gradstore.store": 2,
     "gradstore.runs": 2,
     "gradstore.models": 3,
@@ -27,7 +28,6 @@ FLOORS = {
     "gradstore.prompts": 3,
     "gradstore.judging": 3,
     "gradstore.probing": 3,
-    "gradstore.influence": 3,
     "gradstore.conflicts": 3,
     "gradstore.flow": 3,
     "gradstore.selection": 3,
@@ -36,6 +36,7 @@ FLOORS = {
     "gradstore.export": 3,
     "gradstore.report": 3,
     "gradstore.pipelines": 4,
+    "gradstore.explorer": 4,
     "gradstore.cli": 5,
 }
 # library → the only rooms that may import it
@@ -60,6 +61,10 @@ OWNERS = {
     "rich": ["gradstore.cli"],
     "datasets": ["gradstore.datasets", "gradstore.models.weighted_sft", "gradstore.models.finetuning"],
     "altair": ["gradstore.report"],
+    "vl_convert": ["gradstore.report"],
+    "jinja2": ["gradstore.report"],
+    "starlette": ["gradstore.explorer"],
+    "uvicorn": ["gradstore.explorer"],
     "scipy": ["gradstore.evaluation"],
     "torchvision": [],
     "pandas": [],

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def shipped_files():
     """Every module and data file of the tree, by its installed path."""
     for package, folder in {"gradstore": "gradstore", **MAPPED}.items():
         for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in (".py", ".json", ".toml"):
+            if file.is_file() and "__pycache__" not in file.parts:
                 yield f"{package.replace('.', '/')}/{file.relative_to(ROOT / folder).as_posix()}"
 
 
@@ -74,7 +75,8 @@ def test_the_wheel_holds_the_whole_tree_and_only_gradstore(wheel):
 
 @pytest.mark.packaging
 def test_the_table_side_works_where_torch_is_not_installed(wheel, world, tmp_path):
-    """Query, select, export and info of a store made elsewhere, in an environment with the core dependencies only."""
+    """Query, select, explain, export and info of a store made elsewhere, with the core dependencies only; then report
+    and explore with theirs."""
     from gradstore.store import GradientStore  # the store was written by this environment
 
     assert GradientStore.open(world.store_uri)
@@ -96,6 +98,13 @@ def test_the_table_side_works_where_torch_is_not_installed(wheel, world, tmp_pat
     rows = json.loads(run("query", store, "SELECT COUNT(*) AS n FROM samples", "--json"))
     assert rows[0]["n"] > 0
     run("select", store, "--name", "no-torch", "--known", "5", "--unknown", "5", "--replace")
+    group = "(SELECT sample_id FROM questions WHERE correctness < 0.5)"
+    sql = f"SELECT sample_id, influence({group}) AS i, nearest({group}) AS n FROM gradients LIMIT 3"
+    (first, *_) = json.loads(run("query", store, sql, "--json"))
+    explained = json.loads(run("explain", store, first["sample_id"], "--selection", "no-torch", "--json"))
+    assert explained["towards"]
+    run("select", store, "--name", "herded", "--method", "herding", "--known", "5", "--unknown", "5", "--replace")
+    assert json.loads(run("gc", store, "--json"))["freed_bytes"] > 0
     run("export", store, "no-torch", "--to", "trl", "--out", tmp_path / "out")
     run("export", store, "no-torch", "--to", "xtuner", "--out", tmp_path / "out")
     run("info", store)
@@ -107,6 +116,22 @@ def test_the_table_side_works_where_torch_is_not_installed(wheel, world, tmp_pat
     assert done.returncode == 1
     assert "pip install 'gradstore[extract]'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    done = subprocess.run([gradstore, "report", store], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pip install 'gradstore[report]'" in done.stderr
+    pip(python, "install", "-c", ROOT / "constraints.txt", f"gradstore[explore] @ {wheel.as_uri()}")
+    assert not any(p.name == "torch" for p in site.iterdir())
+    run("report", store, "no-torch", "--out", tmp_path / "report.html")
+    assert "no-torch" in (tmp_path / "report.html").read_text()
+    explorer = subprocess.Popen(
+        [gradstore, "explore", store, "--port", "0", "--no-open"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    try:
+        address = explorer.stdout.readline().strip()
+        assert "<title>" in urllib.request.urlopen(address, timeout=60).read().decode()
+    finally:
+        explorer.terminate()
+        explorer.wait(60)
 
 
 @pytest.mark.packaging
