@@ -103,7 +103,7 @@ def _table(name: str, given: dict, rows: int) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def blocks(held: np.ndarray, rows: int = 4096) -> list[tuple[pa.RecordBatch, np.ndarray]]:
+def blocks(held: np.ndarray, rows: int = 1024) -> list[tuple[pa.RecordBatch, np.ndarray]]:
     """The rows in memory, as a store would stream them."""
     names, parts = ids(len(held)), [slice(start, start + rows) for start in range(0, len(held), rows)]
     return [(pa.RecordBatch.from_pydict({"sample_id": names[p]}), held[p].view(np.uint16)) for p in parts]

@@ -3,7 +3,7 @@
 GRAIT §3 (arXiv 2502.05911) and LESS (arXiv 2402.04333): with u_i the unit-norm projected gradient of (question i,
 response), the influence of i on a group G is mean_{j∈G} <u_i, u_j> = <u_i, mean_G u>. So one streamed pass makes
 the means, another the scores: O(N·dim) time, O(groups·dim) memory. The released GRAIT code forms three N×N
-matrices for the same numbers.
+matrices for the same numbers. Up to KEPT_BYTES of vectors the second pass is over the blocks of the first.
 
 * I_ref: group = unknown. I_over: group = known. Response = refusal on both sides.
 * The self-term j = i is included for members of the group, as in the released code; it is 1/|G| for every member.
@@ -13,8 +13,9 @@ matrices for the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
+from threading import local
 
 import numpy as np
 import polars as pl
@@ -22,7 +23,9 @@ import pyarrow as pa
 
 from gradstore.errors import SelectionError
 from gradstore.kernels.half import add_groups, dot
+from gradstore.kernels.threads import over_blocks
 
+KEPT_BYTES = 512 << 20  # of vectors: a store's second pass over fewer costs no reading
 # Opens a fresh stream of blocks for one checkpoint: ids (b,), vectors (b, dim) uint16 (bits of float16).
 Stream = Callable[[str], Iterable[tuple[pa.RecordBatch, np.ndarray]]]
 
@@ -34,15 +37,21 @@ def group_means(
 
     Raises SelectionError where a group has no row.
     """
-    sums: np.ndarray | None = None
-    sizes = np.zeros(count, np.int64)
-    for batch, block in blocks:
+    own = local()
+    every: list[np.ndarray] = []  # a thread adds to sums of its own; they are exact, so it does not matter which did
+
+    def add(item: tuple[pa.RecordBatch, np.ndarray]) -> np.ndarray:
+        batch, block = item
         known = map(membership.get, batch["sample_id"].to_pylist(), repeat(-1))
         groups = np.fromiter(known, np.int64, len(block))
-        if sums is None:
-            sums = np.zeros((count, block.shape[1]))
-        add_groups(block, groups, sums)
-        sizes += np.bincount(groups[groups >= 0], minlength=count)
+        if not hasattr(own, "sums"):
+            own.sums = np.zeros((count, block.shape[1]))
+            every.append(own.sums)
+        add_groups(block, groups, own.sums, alone=True)
+        return np.bincount(groups[groups >= 0], minlength=count)
+
+    sizes = sum(over_blocks(add, blocks), np.zeros(count, np.int64))
+    sums = sum(every) if every else None
     if sums is None or (sizes == 0).any():
         raise SelectionError(
             f"a group has no usable gradient (sizes {sizes.tolist()}): influence on an empty group is undefined; "
@@ -65,8 +74,10 @@ def influence(
     total = sum(weights.values())
     frames, sizes = [], np.zeros(len(names), np.int64)
     for checkpoint, weight in weights.items():
-        means, sizes = group_means(stream(checkpoint), membership, len(names))
-        frames.append(_scores(stream(checkpoint), means * (weight / total), names))
+        first = _Remembered(stream(checkpoint))
+        means, sizes = group_means(first, membership, len(names))
+        again = stream(checkpoint) if first.blocks is None else first.blocks
+        frames.append(_scores(again, means * (weight / total), names))
     scored = pl.concat(frames)
     if len(weights) > 1 or scored["sample_id"].n_unique() < len(scored):  # else it is summed already, and a sort is all
         scored = scored.group_by("sample_id").agg(pl.len().alias("n"), *(pl.col(c).sum() for c in names))
@@ -75,15 +86,34 @@ def influence(
     return whole, dict(zip(names, sizes.tolist(), strict=True))
 
 
+class _Remembered:
+    """A stream whose blocks are there for the second pass, unless they come to more than KEPT_BYTES (None then)."""
+
+    def __init__(self, stream: Iterable[tuple[pa.RecordBatch, np.ndarray]]) -> None:
+        self._stream = stream
+        self.blocks: list[tuple[pa.RecordBatch, np.ndarray]] | None = []
+
+    def __iter__(self) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+        held = 0
+        for batch, block in self._stream:
+            held += block.nbytes
+            if held > KEPT_BYTES:
+                self.blocks = None
+            if self.blocks is not None:
+                self.blocks.append((batch, block))
+            yield batch, block
+
+
 def _scores(
     blocks: Iterable[tuple[pa.RecordBatch, np.ndarray]], means: np.ndarray, names: Sequence[str]
 ) -> pl.DataFrame:
-    parts = []
-    for batch, block in blocks:
-        scores = dot(block, means)
+    def score(item: tuple[pa.RecordBatch, np.ndarray]) -> pl.DataFrame:
+        batch, block = item
+        scores = dot(block, means, alone=True)
         columns = {name: scores[:, n] for n, name in enumerate(names)}
-        parts.append(pl.DataFrame({"sample_id": pl.Series(batch["sample_id"]), **columns}))
-    return pl.concat(parts)
+        return pl.DataFrame({"sample_id": pl.Series(batch["sample_id"]), **columns})
+
+    return pl.concat(over_blocks(score, blocks))
 
 
 def target_influence(

@@ -84,6 +84,7 @@ def with_influence(
             yield batch, block
 
     scores, _ = influence(stream, groups, gradients.weights)
+    progress("influence", 2 * len(gradients.weights) * frame.height, 2 * len(gradients.weights) * frame.height)
     definition = {"probe_id": probe_id, "threshold": settings.threshold, "boundary": method_of(settings).boundary}
     for side, ids in groups.items():
         text = json.dumps({"name": side, **definition}, sort_keys=True)

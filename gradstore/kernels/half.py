@@ -76,16 +76,17 @@ def _dot_in_parallel(block, targets, scores):
         _dot_chunk(block, chunk * CHUNK, targets, scores)
 
 
-def dot(block: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def dot(block: np.ndarray, targets: np.ndarray, *, alone: bool = False) -> np.ndarray:
     """Scores of every row with every target: block (b, dim) uint16, targets (q, dim) float64 → (b, q) float64.
 
     A score depends on its row and its target alone: not on the block, the other targets or the number of threads. Rows
-    that do not lie one after another are copied first. Raises SchemaError where the dimensions differ.
+    that do not lie one after another are copied first. ``alone``: on the calling thread only. Raises SchemaError where
+    the dimensions differ.
     """
     block, targets = paired(block, targets)
     rows, count = len(block), len(targets)
     scores = np.zeros((-(-rows // 4) * 4, count + count % 2))
-    if block.size * (count + 1) // 2 < WORTH_WAKING:
+    if alone or block.size * (count + 1) // 2 < WORTH_WAKING:
         _dot(block, even(targets), scores)
     else:
         with ONE_CALLER:
@@ -145,11 +146,12 @@ def _add_columns_in_parallel(block, groups, order, width, sums):
         _add_columns(block, groups, order, tile * width, min((tile + 1) * width, block.shape[1]), sums)
 
 
-def add_groups(block: np.ndarray, groups: np.ndarray, sums: np.ndarray) -> None:
+def add_groups(block: np.ndarray, groups: np.ndarray, sums: np.ndarray, *, alone: bool = False) -> None:
     """Add each row to the sum of its group, in place; a row whose group is negative is left out.
 
     block (b, dim) uint16, groups (b,) int64 in [−1, g), sums (g, dim) float64, rows one after another. Threads share
-    the columns, and rows are taken by group, four at a time. Raises SchemaError where the shapes do not fit.
+    the columns (``alone``: none but the calling one), and rows are taken by group, four at a time. Raises SchemaError
+    where the shapes do not fit.
     """
     fits = sums.shape[1:] == block.shape[1:] and groups.shape == block.shape[:1] and sums.flags.c_contiguous
     largest = groups.max(initial=-1)
@@ -161,7 +163,7 @@ def add_groups(block: np.ndarray, groups: np.ndarray, sums: np.ndarray) -> None:
     block, groups = np.ascontiguousarray(block), np.ascontiguousarray(groups, np.int64)
     order = np.argsort(groups, kind="stable")
     order = order[np.searchsorted(groups[order], 0) :]
-    if len(order) * block.shape[1] < WORTH_WAKING:
+    if alone or len(order) * block.shape[1] < WORTH_WAKING:
         _add_columns(block, groups, order, 0, block.shape[1], sums)
     else:
         with ONE_CALLER:

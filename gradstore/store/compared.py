@@ -17,6 +17,7 @@ from gradstore.errors import QueryError
 from gradstore.influence import group_means
 from gradstore.kernels.half import dot
 from gradstore.kernels.neighbours import neighbours
+from gradstore.kernels.threads import over_blocks
 from gradstore.kernels.topk import NONE
 from gradstore.store.database import VECTOR_PREFIX, GradientStore
 from gradstore.store.functions import Call
@@ -75,8 +76,12 @@ def _cosines(stream: Blocks, group: Blocks, members: Sequence[str]) -> Iterator[
     if first is None:
         return
     means, _ = group_means(_again(first, group), wanted, 1)
-    for batch, block in stream:
-        yield pl.DataFrame({"row_id": pl.Series(batch["row_id"]), "value": dot(block, means)[:, 0]})
+
+    def score(item: tuple[pa.RecordBatch, np.ndarray]) -> pl.DataFrame:
+        batch, block = item
+        return pl.DataFrame({"row_id": pl.Series(batch["row_id"]), "value": dot(block, means, alone=True)[:, 0]})
+
+    yield from over_blocks(score, stream)
 
 
 def _again(first: tuple[pa.RecordBatch, np.ndarray], rest: Blocks) -> Blocks:

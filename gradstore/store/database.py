@@ -23,6 +23,7 @@ from lancedb.index import BTree
 from gradstore.errors import SchemaError, StoreError
 from gradstore.schemas import TABLES, Table, gradients
 from gradstore.store.rows import as_table, check_vectors, conform, first_of_each
+from gradstore.store.warm import WarmColumns
 
 FORMAT = "1"
 FORMAT_KEY = b"gradstore.format"
@@ -49,6 +50,7 @@ class GradientStore:
 
     def __init__(self, uri: str, database: Any) -> None:
         self.uri = uri
+        self.warm = WarmColumns()
         self._database = database
 
     @classmethod

@@ -21,9 +21,10 @@ from sqlglot.errors import SqlglotError
 from gradstore.errors import QueryError
 from gradstore.store.compared import compared
 from gradstore.store.database import GradientStore
-from gradstore.store.functions import HIDDEN, SIGNATURES, Call, rewrite
+from gradstore.store.functions import HIDDEN, SIGNATURES, Call, Rewritten, rewrite
 from gradstore.store.lookup import find_sample
 from gradstore.store.views import NAMES, frames
+from gradstore.store.warm import names_of
 
 DIALECT = "duckdb"  # the nearest to Polars' own: casts with ::, ILIKE, QUALIFY, EXCLUDE
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about statements that are refused anyway
@@ -39,20 +40,13 @@ def query(store: GradientStore, sql: str) -> pl.LazyFrame:
     """
     statement = check(sql, NAMES)
     rewritten = rewrite(sql, statement, DIALECT)
-    tables = frames(store, {t.name for t in statement.find_all(exp.Table)} & set(NAMES))
-    for view, columns in rewritten.views.items():
-        tables[view] = _with_columns(store, tables["gradients"], columns)
+    used = {t.name for t in statement.find_all(exp.Table)} & set(NAMES)
+    named = names_of(statement)
+    members = {view: {c: _members(store, call) for c, call in calls.items()} for view, calls in rewritten.views.items()}
     try:
-        frame = pl.SQLContext(frames=tables).execute(rewritten.sql, eager=False)
-        if rewritten.views:
-            names = frame.collect_schema().names()
-            frame = frame.drop([name for name in names if name.startswith(HIDDEN)])
-        plan = frame.explain(optimized=False)
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise QueryError(_first_line(error)) from None  # Polars lists the columns there are
-    except (pl.exceptions.PolarsError, pl.exceptions.SQLInterfaceError) as error:
-        hint = _columns(tables) or WAY_OUT
-        raise QueryError(f"this query cannot be run: {_first_line(error)}; {hint}") from None
+        frame, plan = _planned(store, rewritten, members, frames(store, used, named))
+    except pl.exceptions.PolarsError:  # what is held has some of the columns; the message is to list all
+        frame, plan = _planned_aloud(store, rewritten, members, frames(store, used))
     # Lance tables are Python scans; any other kind of scan reads a file.
     foreign = set(re.findall(r"^\s*(\w+) SCAN ", plan, flags=re.MULTILINE)) - {"PYTHON"}
     if foreign:
@@ -60,14 +54,37 @@ def query(store: GradientStore, sql: str) -> pl.LazyFrame:
     return frame
 
 
-def _with_columns(store: GradientStore, vectors: pl.LazyFrame, columns: Mapping[str, Call]) -> pl.LazyFrame:
-    """The view ``gradients`` with a column for each call; vectors are read when it is collected."""
-    for name, call in columns.items():
-        members = _members(store, call)
-        schema = pl.Schema({"row_id": pl.String(), "value": call.dtype})
-        values = pl.defer(partial(compared, store, call, members), schema=schema).rename({"value": name})
-        vectors = vectors.join(values, on="row_id", how="left")
-    return vectors
+Members = Mapping[str, Mapping[str, list[str]]]
+
+
+def _planned(
+    store: GradientStore, rewritten: Rewritten, members: Members, tables: dict[str, pl.LazyFrame]
+) -> tuple[pl.LazyFrame, str]:
+    """The frame and its plan in words. Raises PolarsError."""
+    for view, calls in rewritten.views.items():
+        vectors = tables["gradients"]
+        for name, call in calls.items():
+            schema = pl.Schema({"row_id": pl.String(), "value": call.dtype})
+            values = pl.defer(partial(compared, store, call, members[view][name]), schema=schema)
+            vectors = vectors.join(values.rename({"value": name}), on="row_id", how="left")
+        tables[view] = vectors
+    frame = pl.SQLContext(frames=tables).execute(rewritten.sql, eager=False)
+    if rewritten.views:
+        names = frame.collect_schema().names()
+        frame = frame.drop([name for name in names if name.startswith(HIDDEN)])
+    return frame, frame.explain(optimized=False)
+
+
+def _planned_aloud(
+    store: GradientStore, rewritten: Rewritten, members: Members, tables: dict[str, pl.LazyFrame]
+) -> tuple[pl.LazyFrame, str]:
+    try:
+        return _planned(store, rewritten, members, tables)
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise QueryError(_first_line(error)) from None  # Polars lists the columns there are
+    except pl.exceptions.PolarsError as error:
+        hint = _columns(tables) or WAY_OUT
+        raise QueryError(f"this query cannot be run: {_first_line(error)}; {hint}") from None
 
 
 def _members(store: GradientStore, call: Call) -> list[str]:

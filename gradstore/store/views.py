@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import polars as pl
 
@@ -10,13 +10,28 @@ from gradstore.schemas import TABLES
 from gradstore.store.database import PLAIN_TABLES, VECTOR_PREFIX, GradientStore
 
 GRADIENT_KEYS = ["sample_id", "checkpoint_id", "recipe_id"]
+INITIAL = frozenset({"sample_id", "checkpoint_id", "probe_id", "correctness", "certainty", "entropy"})  # of questions
 NAMES = tuple(sorted([*PLAIN_TABLES, "gradients", "questions", "records"]))
 
 
-def frames(store: GradientStore, names: Iterable[str] = NAMES) -> dict[str, pl.LazyFrame]:
-    """The tables and views called ``names``; the others are not opened, since each costs milliseconds."""
-    makers = {"gradients": gradients, "questions": questions, "records": records}
-    return {name: makers[name](store) if name in makers else store.scan(name) for name in sorted(names)}
+def frames(
+    store: GradientStore, names: Iterable[str] = NAMES, columns: frozenset[str] | None = None
+) -> dict[str, pl.LazyFrame]:
+    """The tables and views called ``names``; the others are not opened, since each costs milliseconds.
+
+    ``columns``: all names that a query holds. Tables that were asked for them before come from memory.
+    """
+    makers = {"gradients": gradients, "records": records}
+
+    needed = None if columns is None else columns | (INITIAL if "questions" in names else set())
+
+    def scan(table: str) -> pl.LazyFrame:
+        return store.scan(table) if needed is None else store.warm.scan(store, table, needed)
+
+    found = {}
+    for name in sorted(names):
+        found[name] = makers[name](store) if name in makers else questions(scan) if name == "questions" else scan(name)
+    return found
 
 
 def gradients(store: GradientStore) -> pl.LazyFrame:
@@ -29,9 +44,9 @@ def gradients(store: GradientStore) -> pl.LazyFrame:
     return pl.concat(parts)
 
 
-def questions(store: GradientStore) -> pl.LazyFrame:
+def questions(scan: Callable[[str], pl.LazyFrame]) -> pl.LazyFrame:
     """One row a sample with what a probe of the base model says of it (nulls: not probed); no gradients."""
-    return store.scan("samples").join(_initial(store), on="sample_id", how="left")
+    return scan("samples").join(_initial(scan), on="sample_id", how="left")
 
 
 def records(store: GradientStore) -> pl.LazyFrame:
@@ -43,12 +58,12 @@ def records(store: GradientStore) -> pl.LazyFrame:
     sides = [_side(vectors, response) for response in ("answer", "refusal")]
     both = sides[0].join(sides[1], on=GRADIENT_KEYS, how="full", coalesce=True)
     return both.join(store.scan("samples"), on="sample_id", how="inner").join(
-        _initial(store), on="sample_id", how="left"
+        _initial(store.scan), on="sample_id", how="left"
     )
 
 
-def _initial(store: GradientStore) -> pl.LazyFrame:
-    of_base = store.scan("probes").filter(pl.col("checkpoint_id").is_null())
+def _initial(scan: Callable[[str], pl.LazyFrame]) -> pl.LazyFrame:
+    of_base = scan("probes").filter(pl.col("checkpoint_id").is_null())
     return of_base.select("sample_id", "probe_id", "correctness", "certainty", "entropy")
 
 

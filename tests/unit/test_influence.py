@@ -202,3 +202,19 @@ def test_targets_without_gradients_are_an_error():
     gone = {"answer": {"not stored": "law"}, "refusal": {"s03": "art"}}
     with pytest.raises(SelectionError, match="^a subtask of the target has no usable gradient: loosen"):
         target_influence(opened(features), opened(gradients), SIDES, gone, RATES)
+
+
+def test_more_than_is_kept_is_streamed_twice_for_the_same_scores(monkeypatch):
+    opened = []
+    plain = stream_of({"c": named(VECTORS)})
+
+    def stream(checkpoint):
+        opened.append(checkpoint)
+        return plain(checkpoint)
+
+    kept, _ = influence(stream, GROUPS, {"c": 1.0})
+    assert len(opened) == 1
+    monkeypatch.setattr("gradstore.influence.KEPT_BYTES", VECTORS.nbytes - 1)
+    streamed, _ = influence(stream, GROUPS, {"c": 1.0})
+    assert len(opened) == 3
+    assert streamed.equals(kept)

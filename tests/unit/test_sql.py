@@ -1,6 +1,7 @@
 """SQL over a store: what a reader may ask, and everything else that is refused in one line."""
 
 import re
+import shutil
 
 import polars as pl
 import pyarrow as pa
@@ -205,7 +206,9 @@ def test_an_unsupported_function_names_the_columns_of_the_tables_used(store):
     ],
 )
 def test_what_a_reader_may_ask(store, sql, rows):
-    assert query(store, sql).collect().rows() == rows
+    """Also again and again: from the second time on, scalar columns come from memory."""
+    for _ in range(4):
+        assert query(store, sql).collect().rows() == rows
 
 
 def test_every_table_and_view_can_be_asked(store):
@@ -217,3 +220,49 @@ def test_planning_a_query_reads_no_rows_and_more_can_follow(store):
     frame = query(store, "SELECT sample_id, ordinal FROM samples")
     assert isinstance(frame, pl.LazyFrame)
     assert frame.filter(pl.col("ordinal") == 1).collect()["sample_id"].to_list() == ["s1"]
+
+
+# -- columns held in memory ------------------------------------------------------------------------------------
+
+
+def held(store: GradientStore, table: str) -> list[str]:
+    return store.warm._tables[table].frame.columns
+
+
+def test_columns_that_are_asked_for_again_are_held_until_the_table_changes(store, tmp_path):
+    shutil.copytree(store.uri, tmp_path / "store")
+    copy, sql = GradientStore.open(tmp_path / "store"), "SELECT MAX(ordinal) AS n FROM samples WHERE subject = 'art'"
+    assert query(copy, sql).collect().item() == 2
+    assert held(copy, "samples") == [], "one query alone keeps nothing"
+    assert query(copy, sql).collect().item() == 2
+    assert set(held(copy, "samples")) == {"sample_id", "subject", "ordinal"}
+    plan = query(copy, sql).explain()
+    assert "PYTHON SCAN" not in plan, "it is read again"
+    row = {"sample_id": "s9", "source": "qa", "role": "train", "task": "oeqa", "answer": "x", "question": "New?"}
+    new = pa.Table.from_pylist([row | {"subject": "art", "ordinal": 9}], schema=TABLES["samples"].schema)
+    copy.write("samples", new)
+    assert [query(copy, sql).collect().item() for _ in range(3)] == [9, 9, 9], "what is held is out of date"
+
+
+def test_a_wrong_column_lists_all_there_are_also_when_some_are_held(store):
+    for _ in range(3):
+        query(store, "SELECT ordinal FROM samples").collect()
+    assert '"sample_id", "source", "split"' in refused(store, "SELECT ordinal, colour FROM samples")
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM samples", "SELECT s.* FROM samples s", "SELECT * EXCLUDE (role) FROM samples"]
+)
+def test_a_star_means_every_column_whatever_is_held(store, sql):
+    for _ in range(3):
+        query(store, "SELECT ordinal FROM samples").collect()
+        assert query(store, sql).collect().width >= len(TABLES["samples"].schema.names) - 1
+
+
+def test_what_is_too_large_to_hold_is_read_again(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("gradstore.store.warm.ROOM", 10)
+    shutil.copytree(store.uri, tmp_path / "store")
+    copy = GradientStore.open(tmp_path / "store")
+    for _ in range(4):
+        assert query(copy, "SELECT COUNT(question) AS n FROM samples").collect().item() == 3
+    assert held(copy, "samples") == []
