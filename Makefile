@@ -49,7 +49,7 @@ typecheck: $(STAMP)  ## the installed tree: type checkers cannot follow the fold
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p gradstore
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/influence.py
+	$(BIN)/python benchmarks/query.py
 	$(BIN)/python -W ignore benchmarks/extraction.py  # makes build/rivals for bergson and TRAK, 1.8 GB
 
 clean:

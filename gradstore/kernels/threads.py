@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from numba import config, get_num_threads
 
-Block, Result = TypeVar("Block"), TypeVar("Result")
+Block = TypeVar("Block")
+Result = TypeVar("Result")
 
 # numba's OpenMP layer next to OpenBLAS was measured 7–100 times slower; its own work queue gets along. Said twice: the
 # environment is what numba reads again later, the setting is what it read when something else had imported it before.

@@ -166,16 +166,20 @@ def check(sql: str, tables: Sequence[str]) -> exp.Expression:
 
 def _check_sources(statement: exp.Expression, tables: Sequence[str]) -> None:
     local = {cte.alias for cte in statement.find_all(exp.CTE)}
+    named = False
     for table in statement.find_all(exp.Table):
         plain = isinstance(table.this, exp.Identifier) and not table.args.get("db")
         if not plain:
             raise QueryError(f"{table.sql()} is not a table of the store; a query cannot read files: {WAY_OUT}")
         if table.name not in local and table.name not in tables:
             raise QueryError(f"no table {table.name!r}: there are {', '.join(tables)}")
+        named = named or table.name in tables
     for call in statement.find_all(exp.Func):
         name = call.name if isinstance(call, exp.Anonymous) else call.sql_name()
         if re.match(r"(?i)(read|scan)_?(csv|parquet|ipc|json|ndjson|delta|iceberg)", name):
             raise QueryError(f"{name.lower()} reads files, which a query cannot do: {WAY_OUT}")
+    if not named:
+        raise QueryError(f"this query names no table: there are {', '.join(tables)}; {WAY_OUT}")
 
 
 def _columns(tables: Mapping[str, pl.LazyFrame]) -> str:

@@ -182,7 +182,7 @@ def test_a_query_may_come_from_a_file_or_stdin(gradstore, store, tmp_path, monke
     (tmp_path / "q.sql").write_text("SELECT COUNT(*) AS n FROM samples -- ü\n", encoding="utf-8")
     count = json.loads(gradstore("query", store.uri, f"@{tmp_path / 'q.sql'}", "--json")[1])
     assert count == [{"n": store.row_counts()["samples"]}]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT 7 AS n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT 7 AS n FROM samples LIMIT 1"))
     assert json.loads(gradstore("query", store.uri, "-", "--json")[1]) == [{"n": 7}]
     code, _, said = gradstore("query", store.uri, f"@{tmp_path / 'none.sql'}")
     assert (code, said.count("\n")) == (1, 1)

@@ -171,6 +171,13 @@ def test_an_unknown_table_lists_tables_and_views(store, name):
     assert message == f"no table {name!r}: there are {', '.join(sorted([*TABLES, 'questions', 'records']))}"
 
 
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1", "SELECT 1 AS x UNION ALL SELECT 2", "WITH x AS (SELECT 1 AS n) SELECT n FROM x"]
+)
+def test_a_query_without_a_table_lists_them_too(store, sql):
+    assert refused(store, sql).startswith("this query names no table: there are checkpoints, evaluations, ")
+
+
 def test_an_unknown_column_lists_the_columns_there_are(store):
     message = refused(store, "SELECT colour FROM samples")
     assert "colour" in message
@@ -190,14 +197,14 @@ def test_an_unsupported_function_names_the_columns_of_the_tables_used(store):
     [
         ("SELECT question FROM samples WHERE question = '; DROP TABLE samples'", [(QUESTIONS[1],)]),
         ("SELECT question FROM samples WHERE question LIKE '%read_csv(%'", [(QUESTIONS[2],)]),
-        ("SELECT 'SELECT 1; SELECT 2' AS text", [("SELECT 1; SELECT 2",)]),
+        ("SELECT 'SELECT 1; SELECT 2' AS text FROM samples LIMIT 1", [("SELECT 1; SELECT 2",)]),
         ("SELECT ordinal FROM samples WHERE sample_id IN ('s0', 's2') ORDER BY ordinal", [(0,), (2,)]),
         ("SELECT ordinal FROM samples ORDER BY ordinal DESC LIMIT 1;", [(2,)]),
         ("SELECT subject, count(*) AS n FROM samples GROUP BY subject HAVING count(*) > 1", [("art", 2)]),
         ('SELECT g.name AS "group" FROM groups g JOIN samples s ON s.sample_id = g.sample_id', [("known",)]),
         ('WITH "select" AS (SELECT ordinal AS "order" FROM samples) SELECT max("order") AS m FROM "select"', [(2,)]),
         ("WITH a AS (SELECT * FROM samples), b AS (SELECT * FROM a WHERE ordinal > 1) SELECT ordinal FROM b", [(2,)]),
-        ("SELECT 1 AS x UNION ALL SELECT 1 AS x", [(1,), (1,)]),
+        ("SELECT 1 AS x FROM samples UNION ALL SELECT 1 AS x FROM samples WHERE ordinal = 1", [(1,)] * 4),
         ("SELECT ordinal, row_number() OVER (ORDER BY ordinal DESC) AS r FROM samples ORDER BY r LIMIT 1", [(2, 1)]),
         ("SELECT ordinal::varchar AS t FROM samples WHERE ordinal = 1", [("1",)]),
         ("SELECT (SELECT max(ordinal) FROM samples) AS m", [(2,)]),
