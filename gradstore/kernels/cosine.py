@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from gradstore.kernels.half import TILE, even, paired, products_of_tile
+from gradstore.kernels.half import TILE, add_products, even, paired
 from gradstore.kernels.threads import ONE_CALLER, REASSOCIATE, WORTH_WAKING
 from gradstore.kernels.widening import as_float32
 
@@ -36,16 +36,7 @@ def _four(block, i, targets, scores, squares):
         squares[i + 2] += nc
         squares[i + 3] += nd
         for q in range(0, len(targets), 2):
-            s, t = targets[q, start:end], targets[q + 1, start:end]
-            sa, sb, sc, sd, ta, tb, tc, td = products_of_tile(a, b, c, d, s, t)
-            scores[i, q] += sa
-            scores[i + 1, q] += sb
-            scores[i + 2, q] += sc
-            scores[i + 3, q] += sd
-            scores[i, q + 1] += ta
-            scores[i + 1, q + 1] += tb
-            scores[i + 2, q + 1] += tc
-            scores[i + 3, q + 1] += td
+            add_products(block, i, start, end, targets, q, scores)
 
 
 @njit(cache=True, nogil=True)

@@ -40,28 +40,34 @@ def products_of_tile(a, b, c, d, s, t):
 
 
 @njit(cache=True, nogil=True)
-def _dot_chunk(block, first, targets, scores):
-    """Rows first … first + CHUNK − 1; past the end the last row is read again, for scores that are cut off.
+def add_products(block, i, start, end, targets, q, scores):
+    """Scores of rows i … i + 3 with targets q and q + 1 grow by the products of one stretch of columns.
 
-    So a row goes through the same instructions wherever it stands, and gets the same bits.
+    Past the end of the block the last row is read again, for scores that are cut off.
     """
-    last, stop = len(block) - 1, min(first + CHUNK, len(scores))
+    last = len(block) - 1
+    a, b = block[i, start:end], block[min(i + 1, last), start:end]
+    c, d = block[min(i + 2, last), start:end], block[min(i + 3, last), start:end]
+    sa, sb, sc, sd, ta, tb, tc, td = products_of_tile(a, b, c, d, targets[q, start:end], targets[q + 1, start:end])
+    scores[i, q] += sa
+    scores[i + 1, q] += sb
+    scores[i + 2, q] += sc
+    scores[i + 3, q] += sd
+    scores[i, q + 1] += ta
+    scores[i + 1, q + 1] += tb
+    scores[i + 2, q + 1] += tc
+    scores[i + 3, q + 1] += td
+
+
+@njit(cache=True, nogil=True)
+def _dot_chunk(block, first, targets, scores):
+    """Rows first … first + CHUNK − 1. A row goes through the same instructions wherever it stands: the same bits."""
+    stop = min(first + CHUNK, len(scores))
     for start in range(0, block.shape[1], TILE):
         end = min(start + TILE, block.shape[1])
         for q in range(0, len(targets), 2):
-            s, t = targets[q, start:end], targets[q + 1, start:end]
             for i in range(first, stop, 4):
-                a, b = block[i, start:end], block[min(i + 1, last), start:end]
-                c, d = block[min(i + 2, last), start:end], block[min(i + 3, last), start:end]
-                sa, sb, sc, sd, ta, tb, tc, td = products_of_tile(a, b, c, d, s, t)
-                scores[i, q] += sa
-                scores[i + 1, q] += sb
-                scores[i + 2, q] += sc
-                scores[i + 3, q] += sd
-                scores[i, q + 1] += ta
-                scores[i + 1, q + 1] += tb
-                scores[i + 2, q + 1] += tc
-                scores[i + 3, q + 1] += td
+                add_products(block, i, start, end, targets, q, scores)
 
 
 @njit(cache=True, nogil=True)
