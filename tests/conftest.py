@@ -9,11 +9,13 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is first imported: its ker
 # The models here are tiny: a second thread only waits for the first, and on a busy machine it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+AS_MADE = "store-as-made"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
@@ -30,6 +32,13 @@ class World:
         from gradstore.store import GradientStore
 
         return GradientStore.open(self.store_uri)
+
+    def copy(self, folder):
+        """A store of one's own, as it was made: tests that share the world's leave selections in it."""
+        from gradstore.store import GradientStore
+
+        shutil.copytree(self.folder / AS_MADE, folder)
+        return GradientStore.open(folder)
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +76,7 @@ def world(model_folder):
     settings = default_warmup(r=4, alpha=8, epochs=2, learning_rate=1e-3)
     folders = warmup(store, options, model_folder / "warmup", settings, rehearsal=40)
     extract(store, replace(options, batch_tokens=1024), folders, default_extract(dim=512))
+    shutil.copytree(uri, model_folder / AS_MADE)
     return World(model_folder, uri, options)
 
 

@@ -1,6 +1,5 @@
 """The explorer in a real Chromium: its charts, a query, a sample, and nothing asked of any other host."""
 
-import shutil
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,7 +41,7 @@ PLACE = """([figure, sample]) => {
 def store(world, tmp_path_factory) -> GradientStore:
     """The world with two selections, and one more question, which is HTML, alone on its spot of the knowledge map."""
     folder = tmp_path_factory.mktemp("browser") / "store"
-    shutil.copytree(world.store_uri, folder)
+    world.copy(folder)
     store = GradientStore.open(folder)
     asked = run_query(store, "SELECT * FROM samples WHERE role = 'train' LIMIT 1").with_columns(
         sample_id=pl.lit("hostile"), question=pl.lit(HOSTILE)

@@ -1,7 +1,6 @@
 """The report in a real Chromium: wide and narrow, light and dark, brushed, and with a question that is an attack."""
 
 import json
-import shutil
 
 import polars as pl
 import pytest
@@ -22,7 +21,7 @@ SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 def store(world, tmp_path_factory):
     """A copy of the world's store in which one more question, its answer and its subject are HTML; and a selection."""
     folder = tmp_path_factory.mktemp("report")
-    shutil.copytree(world.store_uri, folder / "store")
+    world.copy(folder / "store")
     lines = [json.dumps({"question": HOSTILE, "answer": HOSTILE, "subject": HOSTILE}) + "\n"]
     (folder / "hostile.jsonl").write_text("".join(lines))
     ingest(folder / "store", [folder / "hostile.jsonl"], preset="qa")

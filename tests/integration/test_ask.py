@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def store(world, tmp_path_factory) -> GradientStore:
     folder = tmp_path_factory.mktemp("ask") / "store"
-    shutil.copytree(world.store_uri, folder)
+    world.copy(folder)
     store = GradientStore.open(folder)
     for method in ("grait", "cor-rait"):
         select(store, method, Settings(method, known=20, unknown=6))

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from html import unescape
@@ -36,7 +35,7 @@ KEYS = ["knowledge_map", "influence", "weights", "subjects", "coverage", "norms"
 def store(world, tmp_path_factory):
     """A copy of the world's store with one selection."""
     folder = tmp_path_factory.mktemp("report") / "store"
-    shutil.copytree(world.store_uri, folder)
+    world.copy(folder)
     store = GradientStore.open(folder)
     select(store, "g", Settings(known=9, unknown=6))
     return store
@@ -206,7 +205,7 @@ def test_a_store_that_was_only_filled_names_the_next_commands(world, tmp_path):
 
 def test_a_store_without_selections_and_one_with_several(world, store, tmp_path):
     copied = tmp_path / "store"
-    shutil.copytree(world.store_uri, copied)
+    world.copy(copied)
     bare = GradientStore.open(copied)
     bare.delete("selections", "true")
     bare.delete("influence", "true")
@@ -231,7 +230,7 @@ def test_a_selection_that_is_not_there_is_named_with_those_that_are(store, grads
 
 
 def test_warnings_say_what_was_asked_and_what_came(world, tmp_path):
-    shutil.copytree(world.store_uri, tmp_path / "store")
+    world.copy(tmp_path / "store")
     store = GradientStore.open(tmp_path / "store")
     select(store, "all", Settings(known=9, unknown=100_000))
     assert re.search(r"100,000 unknown samples were asked for, \d+ are selected\.", report(store, "all"))
