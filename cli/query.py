@@ -64,7 +64,7 @@ def _read(sql: str) -> str:
     if not sql.startswith("@"):
         return sql
     try:
-        return Path(sql[1:]).read_text(encoding="utf-8")
+        return Path(sql[1:]).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputFileError(f"no query can be read from {sql[1:]}: {error}") from error
 
@@ -87,15 +87,12 @@ def _text(frame: pl.DataFrame, kind: str) -> str:
         size: dict[str, Any] = {"tbl_rows": 60, "tbl_cols": 30, "fmt_str_lengths": 60, "tbl_width_chars": width}
         with pl.Config(tbl_hide_dataframe_shape=True, **size):
             return str(frame)
-    plain = frame.with_columns(pl.col(name).cast(pl.List(pl.Float32)) for name in _half_vectors(frame))
     if kind == "csv":
-        nested = [name for name, dtype in plain.schema.items() if dtype.is_nested()]
-        return plain.with_columns(pl.col(name).map_elements(_as_json, pl.String) for name in nested).write_csv()
+        from gradstore.store import as_csv
+
+        return as_csv(frame)
+    plain = frame.with_columns(pl.col(name).cast(pl.List(pl.Float32)) for name in _half_vectors(frame))
     return plain.write_json() if kind == "json" else plain.write_ndjson()
-
-
-def _as_json(value: pl.Series) -> str:
-    return json.dumps(value.to_list(), ensure_ascii=False)
 
 
 def _half_vectors(frame: pl.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -172,7 +173,7 @@ class StoredVectors:
 
     def _read(self, response: str) -> tuple[dict[str, int], np.ndarray]:
         """Where each wanted sample's row is, and the rows: mapped from the cache, or several laid side by side."""
-        read = cached_vectors if self.keep else read_vectors
+        read = cached_vectors if self.keep else partial(read_vectors, wanted=self.ids)
         parts = [
             read(self.store, self.recipe_id, f"checkpoint_id = '{c}' AND response = '{response}'") for c in self.weights
         ]

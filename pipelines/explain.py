@@ -24,9 +24,21 @@ from gradstore.selection import KNOWN, UNKNOWN, split
 from gradstore.store import GradientStore, find_sample
 
 RESPONSE = {KNOWN: "answer", UNKNOWN: "refusal"}
-THRESHOLD = 0.5
 SAMPLE = ["question", "answer", "subject", "task", "role", "choices", "exposure"]
 PROBE = ["correctness", "certainty", "entropy", "generations", "verdicts"]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What divides known from unknown: a probe, a threshold, and the side of the threshold itself."""
+
+    probe_id: str
+    threshold: float = 0.5
+    boundary: str = KNOWN
+
+    @property
+    def column(self) -> pl.Expr:
+        return split(pl.col("correctness"), self.threshold, self.boundary)
 
 
 @dataclass(frozen=True)
@@ -52,36 +64,41 @@ def explain(
     named), or no usable gradient of it.
     """
     identity = find_sample(store, sample_id)
-    sources = sources or Sources()
-    probe = initial_probe(store, sources.probe)
-    if selection is not None:
-        made = settings_of(store, read_selection(store, selection)["selection_id"][0])
-        sources = Sources(sources.probe, sources.recipe or made.get("recipe_id"), sources.checkpoints)
-    recipe, weights = measured(store, sources, probe["model_id"])
+    made = {} if selection is None else settings_of(store, read_selection(store, selection)["selection_id"][0])
+    sources, sides, model_id = meant(store, sources or Sources(), made)
+    recipe, weights = measured(store, sources, model_id)
     gradient = Gradient(recipe["recipe_id"], weights, _stored(store, recipe["recipe_id"], weights, identity))
-    found = explain_gradient(store, gradient, probe["probe_id"], selection, count, but=identity)
+    found = explain_gradient(store, gradient, sides, selection, count, but=identity)
     chosen = None if selection is None else _in_selection(store, selection, identity, made)
-    return {"sample": _sample(store, identity, probe["probe_id"]), **found, "selection": chosen}
+    return {"sample": _sample(store, identity, sides), **found, "selection": chosen}
+
+
+def meant(store: GradientStore, sources: Sources, made: Mapping[str, Any]) -> tuple[Sources, Sides, str]:
+    """What is to be read where nothing is said: what the selection (its settings ``made``) was made from."""
+    probe = initial_probe(store, sources.probe or made.get("probe_id"))
+    checkpoints = sources.checkpoints or tuple(made.get("checkpoints") or ())
+    sides = Sides(probe["probe_id"], made.get("threshold", 0.5), (made.get("triple") or {}).get("boundary", KNOWN))
+    return Sources(sides.probe_id, sources.recipe or made.get("recipe_id"), checkpoints), sides, probe["model_id"]
 
 
 def explain_gradient(
     store: GradientStore,
     gradient: Gradient,
-    probe_id: str,
+    sides: Sides,
     selection: str | None = None,
     count: int = 10,
     but: str | None = None,
 ) -> dict[str, Any]:
     """Who pushes a question with this refusal gradient, wherever it came from; the sample ``but`` is left out."""
-    trained = trained_rows(store, probe_id, selection).filter(pl.col("sample_id") != (but or ""))
+    trained = trained_rows(store, sides, selection).filter(pl.col("sample_id") != (but or ""))
     if trained.height == 0:
         raise SelectionError("nothing to compare with: no training sample is known or unknown; probe the model first")
     cosines = _cosines(store, gradient)
     rows = trained.join(cosines, on=["sample_id", "response"], how="inner").with_columns(
         push=pl.col("similarity") * pl.col("weight")
     )
-    sides = trained_rows(store, probe_id, None).select("sample_id", "knowledge")
-    means = cosines.filter(pl.col("response") == "refusal").join(sides, on="sample_id")
+    groups = trained_rows(store, sides, None).select("sample_id", "knowledge")
+    means = cosines.filter(pl.col("response") == "refusal").join(groups, on="sample_id")
     ordered = rows.sort(["push", "sample_id"], descending=[True, False])
     against = rows.filter(pl.col("push") < 0).sort("push", "sample_id")
     return {
@@ -95,15 +112,14 @@ def explain_gradient(
     }
 
 
-def trained_rows(store: GradientStore, probe_id: str, selection: str | None) -> pl.DataFrame:
+def trained_rows(store: GradientStore, sides: Sides, selection: str | None) -> pl.DataFrame:
     """What would be trained on: sample_id, question, answer, knowledge, response, weight."""
     texts = store.scan("samples").select("sample_id", "question", "answer", "role")
     if selection is not None:
         rows = read_selection(store, selection).select("sample_id", "knowledge", "response", "weight")
     else:
-        probed = store.scan("probes").filter(pl.col("probe_id") == probe_id, pl.col("status") == "ok")
-        knowledge = split(pl.col("correctness"), THRESHOLD, KNOWN)
-        rows = probed.select("sample_id", knowledge=knowledge).drop_nulls().collect()
+        probed = store.scan("probes").filter(pl.col("probe_id") == sides.probe_id, pl.col("status") == "ok")
+        rows = probed.select("sample_id", knowledge=sides.column).drop_nulls().collect()
         rows = rows.with_columns(response=pl.col("knowledge").replace_strict(RESPONSE), weight=pl.lit(1.0))
     frame = rows.lazy().join(texts, on="sample_id").filter(pl.col("role") == "train")
     return (
@@ -139,12 +155,12 @@ def _cosines(store: GradientStore, gradient: Gradient) -> pl.DataFrame:
     return whole.filter(pl.col("n") == len(gradient.weights)).drop("n")
 
 
-def _sample(store: GradientStore, identity: str, probe_id: str) -> dict[str, Any]:
+def _sample(store: GradientStore, identity: str, sides: Sides) -> dict[str, Any]:
     sample = store.scan("samples").filter(pl.col("sample_id") == identity).select("sample_id", *SAMPLE).collect()
-    of_it = (pl.col("sample_id") == identity) & (pl.col("probe_id") == probe_id)
+    of_it = (pl.col("sample_id") == identity) & (pl.col("probe_id") == sides.probe_id)
     probed = store.scan("probes").filter(of_it).select(PROBE).collect()
     answers = probed.row(0, named=True) if probed.height else dict.fromkeys(PROBE)
-    known = probed.select(split(pl.col("correctness"), THRESHOLD, KNOWN)).to_series()
+    known = probed.select(sides.column).to_series()
     return {**sample.row(0, named=True), **answers, "knowledge": known[0] if probed.height else None}
 
 
@@ -163,10 +179,13 @@ def _in_selection(store: GradientStore, name: str, identity: str, made: Mapping[
     side = rows.filter(pl.col("knowledge") == row["knowledge"], pl.col("sample_id") != identity)
     kept = ("response", "target_text", "knowledge", "rank", "score", "weight", "reason", "i_ref", "i_over")
     found = {"name": name, **{k: row[k] for k in kept}, "settings": method}
+    rule = (made.get("triple") or {}).get(row["knowledge"])
+    if rule is None or rule == "random":  # a draw has no last and no next
+        return found
     if row["rank"] is None:  # the last that was taken stands where it would
         other = side.filter(pl.col("rank").is_not_null()).sort("rank").tail(1)
         return {**found, "displaced_by": _brief(store, other)}
-    return {**found, "displaces": _brief(store, _next(side, made["triple"][row["knowledge"]]))}
+    return {**found, "displaces": _brief(store, _next(side, rule))}
 
 
 def _next(side: pl.DataFrame, rule: str) -> pl.DataFrame:

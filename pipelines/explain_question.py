@@ -18,11 +18,12 @@ from gradstore.models.encoding import encode
 from gradstore.models.extraction import Extractor, Item
 from gradstore.models.loading import LoadedModel
 from gradstore.pipelines import ModelOptions
-from gradstore.pipelines.explain import Gradient, explain_gradient
+from gradstore.pipelines.explain import Gradient, explain_gradient, meant
+from gradstore.pipelines.export import read_selection, settings_of
 from gradstore.pipelines.model import load
 from gradstore.pipelines.recipes import ExtractSettings, recipe_row
 from gradstore.pipelines.sources import Sources, measured, read_prompt
-from gradstore.pipelines.work import SAMPLE_COLUMNS, initial_probe
+from gradstore.pipelines.work import SAMPLE_COLUMNS
 from gradstore.prompts import Prompt, Sample, from_row
 from gradstore.store import GradientStore
 
@@ -42,8 +43,9 @@ def explain_question(
     ``checkpoints``: folders of those whose gradients the store holds (a warm-up folder means its epochs). Raises
     ProvenanceError, with every difference, where model, checkpoints or settings are not those of the stored rows.
     """
-    probe = initial_probe(store, (sources or Sources()).probe)
-    recipe, weights = measured(store, sources or Sources(), probe["model_id"])
+    made = {} if selection is None else settings_of(store, read_selection(store, selection)["selection_id"][0])
+    sources, sides, model_id = meant(store, sources or Sources(), made)
+    recipe, weights = measured(store, sources, model_id)
     options = replace(options, attention=recipe["attention"], max_length=recipe["max_length"])
     loaded = load(options)
     prompt = _prompt(store, recipe["prompt_id"])
@@ -65,7 +67,7 @@ def explain_question(
     asked |= {"sample_id": identity, "task": task, "question": question, "choices": options_of}
     vectors = {c: _vector(loaded, found[c], settings, prompt, asked, recipe["max_length"]) for c in weights}
     gradient = Gradient(recipe["recipe_id"], weights, vectors)
-    pushes = explain_gradient(store, gradient, probe["probe_id"], selection, count, but=identity)
+    pushes = explain_gradient(store, gradient, sides, selection, count, but=identity)
     return {"sample": {k: asked[k] for k in ("sample_id", "question", "choices")}, **pushes, "selection": None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import islice
 from typing import Any
@@ -11,7 +10,7 @@ import polars as pl
 
 from gradstore.errors import QueryError
 from gradstore.explorer.reading import read
-from gradstore.store import GradientStore, run_query
+from gradstore.store import GradientStore, as_csv, run_query
 
 ROWS = 10_000  # of a result that leave the store for the page
 SHOWN_ITEMS = 8  # of a list or vector in one cell of the page
@@ -36,9 +35,7 @@ def csv(uri: str, sql: str) -> bytes:
     frame, _ = read(uri, _first_rows, sql)
     if frame.estimated_size() > CSV_BYTES:
         raise QueryError("the result is too large for a page: name fewer columns, or use `gradstore query --out`")
-    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-    texts = [pl.Series(name, [_json(value) for value in frame[name]], pl.String) for name in nested]
-    return frame.with_columns(texts).write_csv().encode()
+    return as_csv(frame).encode()
 
 
 def figures(uri: str, selection: str | None) -> dict[str, Any]:
@@ -89,12 +86,3 @@ def _cell(value: Any) -> Any:
 
 def _item(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(_cell(value))
-
-
-def _json(value: Any) -> str | None:
-    """A list as JSON; a series is a list in a cell."""
-    return None if value is None else json.dumps(value, default=_listed, ensure_ascii=False)
-
-
-def _listed(value: Any) -> Any:
-    return value.to_list() if isinstance(value, pl.Series) else str(value)

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 config.THREADING_LAYER = os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")  # type: ignore[attr-defined]
 
 ONE_CALLER = threading.Lock()
+MOST_AT_ONCE = 8  # blocks of a stream: 16 MB each, and memory is no faster for more
 WORTH_WAKING = 1_000_000  # coordinates, 0.1–0.2 ms of work: waking the threads was measured at 0.1–0.5 ms
 
 # Sums may be taken in another order, which fills the lanes of a vector: 8–14 times as fast. NaN and ∞ keep meaning.
@@ -35,7 +36,7 @@ REASSOCIATE = {"reassoc", "contract"}
 def over_blocks(function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
     """``function`` of each block, in order; as many at once as numba has threads, and no more blocks held than that
     and one. The function runs on threads of its own and must not start any: kernels take ``alone=True`` there."""
-    count = get_num_threads()
+    count = min(get_num_threads(), MOST_AT_ONCE)
     with ThreadPoolExecutor(count) as pool:
         ahead: deque[Future[Result]] = deque()
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from gradstore.errors import SelectionError
 from gradstore.kernels.greedy import herding_step
 from gradstore.selection.gram import Gram
 from gradstore.selection.pool import Pool, Rule, mean_of, products, ranking
@@ -35,6 +36,8 @@ def herd(rows: np.ndarray, target: np.ndarray, count: int) -> tuple[list[int], l
     picked, scores = [], []
     for step in range(1, min(count, len(rows)) + 1):
         best, second, score = herding_step(toward, among, is_open, float(step))  # the first of equals, so by hash
+        if best < 0:
+            raise SelectionError("herding found no score that is a number: the gradients hold NaN or infinity")
         picked.append(best)
         scores.append(score / step)
         is_open[best] = False

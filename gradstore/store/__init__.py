@@ -5,10 +5,12 @@ from gradstore.store.database import GradientStore, Written
 from gradstore.store.lookup import find_sample
 from gradstore.store.measuring import explain_query
 from gradstore.store.sql import influence, query, reading, run_query
+from gradstore.store.texts import as_csv
 
 __all__ = [
     "GradientStore",
     "Written",
+    "as_csv",
     "cached_vectors",
     "clear_cache",
     "explain_query",

@@ -7,9 +7,10 @@ cannot be written, or the store is not a folder, the rows are held in memory ins
 
 from __future__ import annotations
 
-import os
 import shutil
+from collections.abc import Container
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import polars as pl
@@ -58,15 +59,16 @@ def _root(store: GradientStore) -> Path | None:
 
 def _make(store: GradientStore, recipe_id: str, where: str, version: int, place: Path) -> None:
     """Write the folder of one filter beside its place, then move it there; older versions of it go."""
-    half = place.with_name(f"{place.name}.{os.getpid()}.part")
-    half.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(exist_ok=True)
+    half = Path(mkdtemp(prefix=f"{place.name}.", suffix=".part", dir=place.parent))
     try:
-        ids, vectors = read_vectors(store, recipe_id, where, version, half / "vectors.npy")
+        ids, vectors = read_vectors(store, recipe_id, where, version, path=half / "vectors.npy")
         pl.DataFrame({"sample_id": ids}, schema={"sample_id": pl.String}).write_ipc(half / "ids.arrow")
         del vectors  # flushed
         half.rename(place)
-    except FileExistsError:
-        pass  # another process was quicker
+    except OSError:
+        if not place.exists():  # else another was quicker
+            raise
     finally:
         shutil.rmtree(half, ignore_errors=True)
     stem = place.name.rsplit("-", 1)[0]
@@ -76,18 +78,39 @@ def _make(store: GradientStore, recipe_id: str, where: str, version: int, place:
 
 
 def read_vectors(
-    store: GradientStore, recipe_id: str, where: str, version: int | None = None, path: Path | None = None
+    store: GradientStore,
+    recipe_id: str,
+    where: str,
+    version: int | None = None,
+    *,
+    wanted: Container[str] | None = None,
+    path: Path | None = None,
 ) -> tuple[list[str], np.ndarray]:
-    """The same, read once: held in memory, or in a ``.npy`` at ``path`` that is filled block by block."""
+    """The same, read once, of the samples ``wanted`` (all by default): held in memory, or filled block by block into a
+    ``.npy`` at ``path``."""
+    if path is None:
+        return _gathered(store, recipe_id, where, version, wanted)
     total = store.count_vectors(recipe_id, where, version)
     ids: list[str] = []
     rows = np.zeros((0, 0), np.uint16)
     for batch, block in store.blocks(recipe_id, where=where, version=version):
         if not ids:
-            shape = (total, block.shape[1])
-            rows = np.zeros(shape, np.uint16) if path is None else open_memmap(path, "w+", np.uint16, shape)
+            rows = open_memmap(path, "w+", np.uint16, (total, block.shape[1]))
         rows[len(ids) : len(ids) + len(block)] = block
         ids += batch["sample_id"].to_pylist()
-    if path is not None and not ids:
+    if not ids:
         np.save(path, rows)
     return ids, rows
+
+
+def _gathered(
+    store: GradientStore, recipe_id: str, where: str, version: int | None, wanted: Container[str] | None
+) -> tuple[list[str], np.ndarray]:
+    ids: list[str] = []
+    parts = [np.zeros((0, 0), np.uint16)]
+    for batch, block in store.blocks(recipe_id, where=where, version=version):
+        names = batch["sample_id"].to_pylist()
+        kept = [n for n, name in enumerate(names) if wanted is None or name in wanted]
+        ids += [names[n] for n in kept]
+        parts.append(block[kept])
+    return ids, np.concatenate(parts[1:]) if ids else parts[0]

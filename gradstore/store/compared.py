@@ -1,7 +1,7 @@
 """What the functions of :mod:`gradstore.store.functions` come to: gradients streamed past those of a group.
 
 Nothing is multiplied across checkpoints or recipes. Memory: one block of rows and, for nearest neighbours, the
-group's vectors as they are stored, members · dim · 2 bytes.
+group's vectors as they are stored, members · dim · 2 bytes; while they are gathered, up to three times that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gradstore.store.functions import Call
 
 ONE_AT_A_TIME = Lock()  # Polars runs branches of a plan in threads of its own: one stream of vectors is memory enough
 FEW = 1000  # ids that are worth a condition of their own
-GROUP_BYTES = 2 << 30
+GROUP_BYTES = 1 << 30
 
 
 def compared(store: GradientStore, call: Call, members: Sequence[str]) -> pl.DataFrame:
@@ -97,7 +97,7 @@ def _nearest(stream: Blocks, group: Blocks, members: Sequence[str], call: Call) 
     at = {i: n for n, i in enumerate(ids)}
     for batch, block in stream:
         own = np.array([at.get(i, NONE) for i in batch["sample_id"].to_pylist()], np.int64)
-        scores, places = neighbours(block, vectors, call.count, own)
+        scores, places = neighbours(block, vectors, min(call.count, len(ids)), own)
         found = pl.Series([_named(s, p, ids, call.name) for s, p in zip(scores, places, strict=True)], dtype=call.dtype)
         yield pl.DataFrame({"row_id": pl.Series(batch["row_id"]), "value": found})
 

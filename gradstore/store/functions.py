@@ -29,6 +29,7 @@ from sqlglot import exp
 from sqlglot.tokens import Token, TokenType
 
 from gradstore.errors import QueryError
+from gradstore.store.projections import HIDDEN, Cut, projected
 
 SIGNATURES = {
     "influence": "influence((SELECT sample_id …) [, 'answer' | 'refusal'])",
@@ -37,7 +38,6 @@ SIGNATURES = {
     "nearest_similarity": "nearest_similarity((SELECT sample_id …) [, 'answer' | 'refusal'])",
     "neighbours": "neighbours((SELECT sample_id …), k [, 'answer' | 'refusal'])",
 }
-HIDDEN = "__gradstore_"  # columns of this name never leave a query
 NARROWING = ("response", "checkpoint_id", "recipe_id")
 
 
@@ -71,27 +71,36 @@ class Rewritten:
 def rewrite(sql: str, statement: exp.Expression, dialect: str) -> Rewritten:
     """Replace every call in ``sql``, which parses to ``statement``. Raises QueryError where a call is not sound."""
     calls = [c for c in statement.find_all(exp.Anonymous) if str(c.this).lower() in SIGNATURES and not _inside(c)]
-    tokens = sqlglot.tokenize(sql, dialect=dialect) if calls else []
-    cuts: list[tuple[int, int, str]] = []
+    if not calls:
+        return Rewritten(sql, {})
+    if any(cte.alias == "gradients" for cte in statement.find_all(exp.CTE)):
+        raise QueryError("a WITH is called gradients, which functions over gradients are columns of: rename it")
+    tokens = sqlglot.tokenize(sql, dialect=dialect)
+    cuts: list[Cut] = []
     views: dict[str, dict[str, Call]] = {}
-    named: dict[int, str] = {}  # of each table that was replaced, its view
+    scopes: dict[int, tuple[Any, Any, str]] = {}  # of each table that is replaced: its SELECT, itself, its view
     for call in sorted(calls, key=lambda c: int(c.meta["start"])):
         scope = call.find_ancestor(exp.Select)
         table = _gradients_of(scope, str(call.this))
-        if id(table) not in named:
-            view = named[id(table)] = f"{HIDDEN}gradients_{len(views)}"
-            views[view] = {}
-            start, end = int(table.this.meta["start"]), int(table.this.meta["end"]) + 1
-            cuts.append((start, end, view if table.alias else f"{view} AS gradients"))
-        columns = views[named[id(table)]]
+        if id(table) not in scopes:
+            scopes[id(table)] = scope, table, f"{HIDDEN}gradients_{len(views)}"
+            views[scopes[id(table)][2]] = {}
+        columns = views[scopes[id(table)][2]]
         asked, end = _parsed(sql, tokens, call, _narrowed(scope, table))
         column = next((c for c, other in columns.items() if other == asked), f"{HIDDEN}{len(columns)}")
         columns[column] = asked
-        name = f" AS {asked.name}" if isinstance(call.parent, exp.Select) and call.arg_key == "expressions" else ""
-        cuts.append((int(call.meta["start"]), end, f"{table.alias or 'gradients'}.{column}{name}"))
-    for start, end, text in sorted(cuts, reverse=True):
-        sql = sql[:start] + text + sql[end:]
+        cuts.append(Cut(int(call.meta["start"]), end, f"{_quoted(table.alias or 'gradients')}.{column}"))
+    for scope, table, view in scopes.values():
+        start, end = int(table.this.meta["start"]), int(table.this.meta["end"]) + 1
+        cuts.append(Cut(start, end, view if table.alias else f"{view} AS gradients"))
+        cuts += projected(tokens, scope, start, {int(c.meta["start"]): str(c.this).lower() for c in calls}, views[view])
+    for cut in sorted(cuts, reverse=True):
+        sql = sql[: cut.start] + cut.text + sql[cut.end :]
     return Rewritten(sql, views)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _inside(call: exp.Expression) -> bool:
@@ -138,7 +147,7 @@ def _parsed(sql: str, tokens: list[Token], call: exp.Anonymous, where: str | Non
         raise wrong
     count = 1
     if name == "neighbours":
-        if not rest or not rest[0].is_int or int(rest[0].name) < 1:
+        if not rest or not isinstance(rest[0], exp.Literal) or not rest[0].is_int or int(rest[0].name) < 1:
             raise wrong
         count, rest = int(rest[0].name), rest[1:]
     responses = [r.name for r in rest if isinstance(r, exp.Literal) and r.name in ("answer", "refusal")]

@@ -18,9 +18,9 @@ def explain_query(store: GradientStore, sql: str) -> dict[str, Any]:
     bytes_read is None where the system does not count, and counts whatever else the process reads meanwhile;
     store_bytes is None of a store that is not a folder. Raises QueryError.
     """
-    frame = query(store, sql)
-    plan = frame.explain()
     before, started = _bytes_read(), time.perf_counter()
+    frame = query(store, sql)  # looks up the groups of functions over gradients
+    plan = frame.explain()
     with reading():
         rows = frame.collect().height
     seconds, after = time.perf_counter() - started, _bytes_read()

@@ -21,8 +21,9 @@ from sqlglot.errors import SqlglotError
 from gradstore.errors import QueryError
 from gradstore.store.compared import compared
 from gradstore.store.database import GradientStore
-from gradstore.store.functions import HIDDEN, SIGNATURES, Call, Rewritten, rewrite
+from gradstore.store.functions import SIGNATURES, Call, Rewritten, rewrite
 from gradstore.store.lookup import find_sample
+from gradstore.store.projections import HIDDEN
 from gradstore.store.views import NAMES, frames
 from gradstore.store.warm import names_of
 
@@ -69,9 +70,8 @@ def _planned(
             vectors = vectors.join(values.rename({"value": name}), on="row_id", how="left")
         tables[view] = vectors
     frame = pl.SQLContext(frames=tables).execute(rewritten.sql, eager=False)
-    if rewritten.views:
-        names = frame.collect_schema().names()
-        frame = frame.drop([name for name in names if name.startswith(HIDDEN)])
+    if rewritten.views and any(name.startswith(HIDDEN) for name in frame.collect_schema().names()):
+        raise QueryError("beside functions over gradients, name the columns you want")
     return frame, frame.explain(optimized=False)
 
 
@@ -149,6 +149,8 @@ def check(sql: str, tables: Sequence[str]) -> exp.Expression:
     """Parse ``sql``; everything but one SELECT (set operations and CTEs included) over ``tables`` is a QueryError."""
     try:
         statements = [s for s in sqlglot.parse(sql, dialect=DIALECT) if s is not None]
+    except RecursionError:
+        raise QueryError(f"this SQL is nested too deeply: {WAY_OUT}") from None
     except SqlglotError as error:
         calls = [written for name, written in SIGNATURES.items() if f"{name}(" in sql.lower()]
         way_out = "; ".join([*calls, WAY_OUT])
@@ -189,5 +191,6 @@ def _columns(tables: Mapping[str, pl.LazyFrame]) -> str:
 
 def _first_line(error: Exception) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    text = re.sub(r",? ?\"?__gradstore_\w+\"?", "", text)  # what is hidden is no way out
     text = re.sub(r"<class '[\w.]*\.(\w+)'>", r"\1", text)
     return text.splitlines()[0].rstrip(". ") if text else type(error).__name__

@@ -28,6 +28,7 @@ class Held:
 
     version: int
     asked: set[str] = field(default_factory=set)
+    too_large: bool = False
     frame: pl.DataFrame = field(default_factory=pl.DataFrame)
 
 
@@ -40,6 +41,8 @@ class WarmColumns:
 
     def scan(self, store: GradientStore, table: str, names: frozenset[str]) -> pl.LazyFrame:
         """The columns of a plain ``table`` that are among ``names``, and its key, from memory or from Lance."""
+        if not store.present([table]):  # it came after this store was made, which cannot be written
+            return store.scan(table)
         schema = TABLES[table].schema
         wanted = {schema.names[0], *(n for n in schema.names if n in names)}
         version = store.versions([table])[table]
@@ -48,7 +51,7 @@ class WarmColumns:
             if held is None or held.version != version:
                 held = self._tables[table] = Held(version)
             if not wanted <= set(held.frame.columns):
-                if not wanted <= held.asked:
+                if held.too_large or not wanted <= held.asked:
                     held.asked |= wanted
                     return store.scan(table, version=version)
                 self._read(store, table, held, wanted)
@@ -56,10 +59,11 @@ class WarmColumns:
             return held.frame.lazy() if wanted <= set(held.frame.columns) else store.scan(table, version=version)
 
     def _read(self, store: GradientStore, table: str, held: Held, wanted: set[str]) -> None:
-        """Read the columns in one scan, so that rows belong together; what is too large is left to Lance."""
+        """Read the columns in one scan, so that rows belong together; a table that is too large is left to Lance."""
         columns = sorted(wanted | set(held.frame.columns))
         frame = store.scan(table, version=held.version).select(columns).collect()
-        if frame.estimated_size() > ROOM:
+        held.too_large = frame.estimated_size() > ROOM
+        if held.too_large:
             return
         held.frame = frame
         for other in list(self._tables):

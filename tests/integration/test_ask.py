@@ -1,10 +1,12 @@
 """Asking a store that went through every stage: the cookbook, explanations, files of queries, the cache of vectors."""
 
+import csv
 import io
 import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from gradstore.pipelines.explain import explain
 from gradstore.pipelines.explain_question import explain_question
 from gradstore.pipelines.select import select
 from gradstore.selection import Settings
-from gradstore.store import GradientStore, cached_vectors, clear_cache, run_query
+from gradstore.store import GradientStore, cached_vectors, clear_cache, read_vectors, run_query
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -134,7 +136,7 @@ def test_a_selection_says_why_a_row_is_in_or_out_and_whose_place_it_takes(store)
     known = run_query(
         store, "SELECT sample_id FROM selections WHERE selection = 'grait' AND response = 'answer' LIMIT 1"
     )
-    assert explain(store, known.item(), "grait")["selection"]["displaces"] is None, "a draw has no runner-up"
+    assert explain(store, known.item(), "grait")["selection"].get("displaces") is None, "only picks are scored"
 
 
 def test_a_stored_question_asked_anew_is_explained_the_same(world, store):
@@ -148,6 +150,27 @@ def test_a_stored_question_asked_anew_is_explained_the_same(world, store):
     assert [r["push"] for r in anew["towards"]] == pytest.approx([r["push"] for r in stored["towards"]], abs=2e-3)
     with pytest.raises(ProvenanceError, match="which is not among the 1 given: pass its folder"):
         explain_question(store, world.options, folders[:1], question)
+
+
+def test_an_explanation_of_a_selection_reads_what_that_was_made_from(store, tmp_path):
+    """Another probe came later, and the threshold was another: neither is in the way, nor mixed in."""
+    shutil.copytree(store.uri, tmp_path / "store")
+    copy = GradientStore.open(tmp_path / "store")
+    select(copy, "strict", Settings("grait", known=5, unknown=5, threshold=0.95))
+    probes = copy.scan("probes").collect()
+    copy.write("probes", probes.with_columns(row_id=pl.col("row_id") + "x", probe_id=pl.lit("later")).to_arrow())
+    rows = run_query(copy, "SELECT sample_id, knowledge, i_ref, i_over FROM selections WHERE selection = 'strict'")
+    for identity, knowledge, i_ref, i_over in rows.filter(pl.col("i_ref").is_not_null()).head(5).iter_rows():
+        found = explain(copy, identity, "strict")
+        assert found["sample"]["knowledge"] == knowledge
+        assert found["influence"] == pytest.approx({"known": i_over, "unknown": i_ref}, abs=1e-6)
+    with pytest.raises(ProvenanceError, match="2 probes fit"):
+        explain(copy, rows["sample_id"][0])
+
+
+def test_a_draw_names_nobody_in_a_place(store):
+    sql = "SELECT sample_id FROM selections WHERE selection = 'cor-rait' AND reason = 'outranked' LIMIT 1"
+    assert "displaced_by" not in explain(store, run_query(store, sql).item(), "cor-rait")["selection"]
 
 
 def test_who_cannot_be_explained_is_told_why(store):
@@ -204,6 +227,18 @@ def test_explain_tells_bytes_read_and_vectors_are_read_only_when_named(gradstore
     some = read("SELECT vector FROM gradients WHERE loss < 0.05")
     assert 0 < some["rows"] < whole["rows"] / 2
     assert some["bytes_read"] < whole["bytes_read"] * 0.8, "a filter reads about the vectors that it returns"
+
+
+def test_lists_of_structs_are_json_in_csv(gradstore, store):
+    near = "neighbours((SELECT sample_id FROM samples), 1000000000)"
+    sql = f"SELECT sample_id, {near} AS n FROM gradients WHERE response = 'refusal' LIMIT 1"
+    code, text, _ = gradstore("query", store.uri, sql, "--format", "csv")
+    assert code == 0
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert len(json.loads(row["n"])) > 50
+    assert set(json.loads(row["n"])[0]) == {"sample_id", "similarity"}
+    single = gradstore("query", store.uri, sql.replace(near, f"UNNEST({near})"), "--format", "csv")[1]
+    assert json.loads(next(csv.DictReader(io.StringIO(single)))["n"])["similarity"] <= 1
 
 
 def test_millions_of_rows_are_not_shown(gradstore, store, tmp_path):
@@ -264,6 +299,26 @@ def test_no_rows_and_a_folder_that_cannot_be_written_are_no_obstacle(store, tmp_
     assert len(ids) == len(rows) > 0
     with pytest.raises(StoreError, match="run `gradstore extract` first"):
         cached_vectors(copy, "nope", "true")
+
+
+def test_several_may_lay_out_the_same_rows_at_once(store, tmp_path):
+    shutil.copytree(store.uri, tmp_path / "store")
+    copy = GradientStore.open(tmp_path / "store")
+    recipe, where = copy.recipe_ids()[0], "response = 'answer'"
+    expected = np.concatenate([block for _, block in copy.blocks(recipe, where=where)])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: cached_vectors(copy, recipe, where)[1], range(4)))
+    assert all(isinstance(rows, np.memmap) and np.array_equal(rows, expected) for rows in found)
+    assert len(list((tmp_path / "store" / "_cache").iterdir())) == 1, "halves are left behind"
+
+
+def test_rows_that_are_read_once_are_only_those_that_are_wanted(store):
+    recipe = store.recipe_ids()[0]
+    whole = dict(zip(*read_vectors(store, recipe, "response = 'refusal' AND loss > 0"), strict=False))
+    some = frozenset(sorted(whole)[:3])
+    ids, rows = read_vectors(store, recipe, "response = 'refusal' AND loss > 0", wanted=some)
+    assert set(ids) == some
+    assert rows.base is None or rows.base.nbytes == rows.nbytes, "the others are held as well"
 
 
 def test_gc_says_what_it_freed(gradstore, store):

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from html import unescape
+from pathlib import Path
 
 import click
 import numpy as np
@@ -67,7 +68,9 @@ def test_figures_come_in_page_order_and_their_points_name_samples(store, drawn):
 
 
 def test_the_same_store_gives_the_same_bytes(store):
+    before = {str(f): f.stat().st_mtime_ns for f in Path(store.uri).rglob("*")}
     assert report(store) == report(store, "g")
+    assert {str(f): f.stat().st_mtime_ns for f in Path(store.uri).rglob("*")} == before, "a report writes nothing"
 
 
 def test_the_page_refers_to_nothing_outside_and_holds_vega_once(store):

@@ -165,6 +165,10 @@ def test_what_does_not_parse_says_so(store, sql):
     assert "write one SELECT over the store's tables" in refused(store, sql)
 
 
+def test_what_is_nested_too_deeply_says_so(store):
+    assert "nested too deeply" in refused(store, f"SELECT {'(' * 5000}1{')' * 5000} FROM samples")
+
+
 @pytest.mark.parametrize("name", ["nope", "SAMPLES", "sample", "gradients_r"])
 def test_an_unknown_table_lists_tables_and_views(store, name):
     message = refused(store, f"SELECT * FROM {name}")
@@ -273,3 +277,4 @@ def test_what_is_too_large_to_hold_is_read_again(store, tmp_path, monkeypatch):
     for _ in range(4):
         assert query(copy, "SELECT COUNT(question) AS n FROM samples").collect().item() == 3
     assert held(copy, "samples") == []
+    assert copy.warm._tables["samples"].too_large, "it would be read whole for every query"

@@ -147,9 +147,45 @@ def test_a_condition_on_the_rows_changes_what_is_read_not_what_is_found(store):
     assert len(part) == N
 
 
-def test_hidden_columns_stay_hidden(store):
-    frame = run_query(store, f"SELECT *, influence({GROUP}) FROM gradients LIMIT 1")
-    assert frame.columns == [*gradients(DIM).schema.names, "influence"]
+NAMES = gradients(DIM).schema.names
+OTHER = "(SELECT sample_id FROM questions WHERE correctness >= 0.5)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "columns"),
+    [
+        (f"SELECT *, influence({GROUP}) FROM gradients", [*NAMES, "influence"]),
+        (f"SELECT g.*, influence({GROUP}) AS i FROM gradients AS g", [*NAMES, "i"]),
+        (f"SELECT * EXCLUDE (vector, norm) FROM gradients WHERE influence({GROUP}) > -2", NAMES[:5] + NAMES[7:]),
+        (f"SELECT DISTINCT * EXCLUDE (vector) FROM gradients g WHERE influence({GROUP}) > -2", NAMES[:5] + NAMES[6:]),
+        (f"SELECT * FROM (SELECT * FROM gradients WHERE influence({GROUP}) > -2) AS x", NAMES),
+        (f"SELECT AVG(influence({GROUP})) FROM gradients", ["influence"]),
+        (f"SELECT sample_id, influence({GROUP}) - influence({OTHER}) FROM gradients", ["sample_id", "influence"]),
+        (f"SELECT influence({GROUP}), influence({OTHER}) FROM gradients", ["influence", "influence_2"]),
+        (f"SELECT 1 AS influence, (influence({GROUP})) FROM gradients", ["influence", "influence_2"]),
+        (
+            f"SELECT response, max(round(influence({GROUP}), 2)) FROM gradients GROUP BY response",
+            ["response", "influence"],
+        ),
+        (f"SELECT count(*), count(influence({GROUP})) AS n FROM gradients", ["len", "n"]),
+        (f"SELECT influence({GROUP}) * 2 AS twice FROM gradients", ["twice"]),
+        (f'SELECT "my g".norm, influence({GROUP}) AS i FROM gradients "my g"', ["norm", "i"]),
+        (f'SELECT influence({GROUP}) AS i FROM gradients AS "order"', ["i"]),
+    ],
+)
+def test_every_column_that_was_asked_for_comes_and_no_other(store, sql, columns):
+    assert run_query(store, sql).columns == columns
+
+
+@pytest.mark.parametrize(("joined", "rows"), [("UNION", N), ("INTERSECT", N), ("UNION ALL", 2 * N), ("EXCEPT", 0)])
+def test_stars_of_two_selects_with_calls_can_be_joined(store, joined, rows):
+    """Hidden columns would make every row of the two differ."""
+    where = "response = 'answer' AND checkpoint_id = 'c1'"
+    one, two = (
+        f"SELECT * EXCLUDE (vector) FROM gradients WHERE influence({g}) > -2 AND {where}" for g in (GROUP, OTHER)
+    )
+    assert run_query(store, f"{one} {joined} {two}").height == rows
+    assert run_query(store, f"SELECT * FROM ({one}) AS a NATURAL JOIN ({two}) AS b").height == N
 
 
 @pytest.mark.parametrize(
@@ -164,6 +200,9 @@ def test_hidden_columns_stay_hidden(store):
         (f"SELECT influence({GROUP}, 'idk') FROM gradients", "'answer' | 'refusal'"),
         (f"SELECT neighbours({GROUP}) FROM gradients", "k ["),
         (f"SELECT neighbours({GROUP}, 0) FROM gradients", "k ["),
+        (f"SELECT neighbours({GROUP}, -1) FROM gradients", "k ["),
+        (f"WITH gradients AS (SELECT * FROM samples) SELECT influence({GROUP}) FROM gradients", "rename it"),
+        (f"SELECT nope, influence({GROUP}) FROM gradients", '"sample_id", "response"'),
         ("SELECT neighbours(SELECT sample_id FROM samples, 2) FROM gradients", "neighbours((SELECT"),
         (f"SELECT influence({GROUP}) FROM samples", "0 times in the FROM"),
         (f"SELECT influence({GROUP}) FROM gradients a JOIN gradients b ON a.row_id = b.row_id", "2 times in the FROM"),
