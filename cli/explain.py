@@ -50,6 +50,8 @@ def command(
     if (sample_id is None) == (question is None):
         raise click.UsageError("give either SAMPLE_ID or --question")
     opened, sources = GradientStore.open(store), Sources(probe, recipe)
+    if question is not None and not question.strip():
+        raise click.UsageError("--question is empty")
     if question is None:
         assert sample_id is not None
         found = explain(opened, sample_id, selection, count, sources)
@@ -74,7 +76,11 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     means = ", ".join(f"{side} {value:+.3f}" for side, value in found["influence"].items())
     yield f"  its refusal gradient beside those of others, mean cosine: {means}"
     sides = ", ".join(f"{n} {side}" for side, n in found["sides"].items())
-    yield f"  net push of {sides}: {_number(found['net'])}" if found["net"] is not None else "  nothing pushes it"
+    yield (
+        f"  mean push of {sides}, a unit of weight: {_number(found['net'])}"
+        if found["net"] is not None
+        else "  nothing pushes it"
+    )
     for title, rows in (("towards refusing", found["towards"]), ("against", found["against"])):
         yield ""
         yield f"{title}:" if rows else f"{title}: none"

@@ -87,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.warnoptions:  # libraries warn their developers; -W shows it
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="polars-pylance: Lance rejected")  # Polars filters, or says why not
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     try:

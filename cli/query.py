@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "json", "jsonl", "parquet", "arrow")
 BINARY = ("parquet", "arrow")
+ENDINGS = {".ndjson": "jsonl", ".ipc": "arrow", ".feather": "arrow", **{f".{kind}": kind for kind in FORMATS}}
 MOST_ROWS = 10_000  # on a screen, or in a table, which is held as a whole
 
 
 @click.command("query")
 @store_argument
 @click.argument("sql")
-@click.option("--format", "kind", default="table", show_default=True, type=click.Choice(FORMATS))
+@click.option("--format", "kind", type=click.Choice(FORMATS), help="Default: as --out ends, else a table.")
 @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
 @click.option("--out", type=click.Path(dir_okay=False), help="Write to a file instead of stdout.")
 @click.option("--explain", "explained", is_flag=True, help="The plan, rows, time and bytes read, not the rows.")
-def command(store: str, sql: str, kind: str, as_json: bool, out: str | None, explained: bool) -> None:
+def command(store: str, sql: str, kind: str | None, as_json: bool, out: str | None, explained: bool) -> None:
     """Run one SELECT over the tables and views of STORE (Polars SQL). SQL is the text, @FILE, or - for stdin.
 
     Over gradients there are functions, each a column of the view gradients: influence, similarity, nearest,
@@ -39,7 +40,8 @@ def command(store: str, sql: str, kind: str, as_json: bool, out: str | None, exp
     """
     from gradstore.store import GradientStore, explain_query, query, reading
 
-    kind, opened, text = "json" if as_json else kind, GradientStore.open(store), _read(sql)
+    kind = "json" if as_json else kind or ENDINGS.get(Path(out or "").suffix.lower(), "table")
+    opened, text = GradientStore.open(store), _read(sql)
     if explained:
         show_plan(explain_query(opened, text), as_json)
         return
@@ -106,6 +108,8 @@ def _write(frame: pl.LazyFrame, kind: str, out: Path) -> int:
     """Write all rows, as a whole or not at all; parquet and arrow as they come, in bounded memory. Their number."""
     import polars as pl
 
+    if not out.parent.is_dir():
+        raise InputFileError(f"no folder {out.parent} to write {out.name} to: make it first")
     half = out.with_name(f".{out.name}.part")
     try:
         if kind in BINARY:

@@ -16,7 +16,7 @@ from gradstore.cli.options import json_option, show, store_argument
 @click.option("--png", "folder", type=click.Path(file_okay=False), help="Also write each figure as PNG to this folder.")
 @json_option
 def command(store: str, name: str | None, out: str, folder: str | None, as_json: bool) -> None:
-    """Write one self-contained HTML file on STORE and the selection NAME (default: the only one).
+    """Write one self-contained HTML file on STORE and the selection NAME (default: the only one; of several, none).
 
     Example: gradstore report S g --out report.html
     """

@@ -9,6 +9,7 @@ let shown = {}; // the state that is on the page
 let first = ""; // the selection where the address names none
 
 async function follow() {
+  $("tip").hidden = true; // it belongs to a point that may be gone
   const now = { view: "charts", selection: first, sample: "", find: "", ...state() };
   if (now.token) return get("/api/store").then(start, failed); // another run's address was pasted into this page
   for (const link of document.querySelectorAll("nav a")) {

@@ -124,7 +124,7 @@ export async function showFound(text) {
     if (mine !== turn) return;
     const items = found.samples.map((row) =>
       el("li", {}, sampleButton(row.sample_id, row.question), " ", el("span", { class: "quiet" }, [row.role, row.subject].filter(Boolean).join(", "))));
-    const count = `${found.samples.length}${found.more ? " of more" : ""} found`;
+    const count = found.more ? `The first ${found.samples.length} that were found` : `${found.samples.length} found`;
     pane(`“${text}”`, el("p", { role: "status" }, count), el("ul", { class: "found" }, items));
   } catch (error) {
     if (mine === turn) pane("Search", el("p", { class: "error" }, error.message));

@@ -51,11 +51,12 @@ def sample(store: GradientStore, text: str) -> dict[str, Any]:
 
 
 def search(store: GradientStore, text: str) -> dict[str, Any]:
-    """Samples whose question holds ``text`` (case aside) or whose id starts with it: {samples: […], more}."""
+    """Samples whose question holds every word of ``text``, case aside, or whose id starts so: {samples: […], more}."""
     wanted = text.strip()
     if not wanted:
         raise QueryError("an empty search: give a part of a question, or the start of a sample's id")
-    question = pl.col("question").str.to_lowercase().str.contains(wanted.lower(), literal=True)
+    lower = pl.col("question").str.to_lowercase()
+    question = pl.all_horizontal(lower.str.contains(word, literal=True) for word in wanted.lower().split())
     found = (
         store.scan("samples")
         .select("sample_id", "role", "subject", "question", "ordinal")

@@ -36,10 +36,11 @@ def coverage(nearest: np.ndarray, numbers: Mapping[str, float], note: str = "") 
             tooltip=[alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), "questions:Q"],
         )
     )
+    mean = float(nearest.mean()) if len(nearest) else 0.0
     caption = (
-        f"Over all unknowns, the chosen included, the cosine with the nearest chosen one is {numbers['coverage']:.3f} "
-        f"on average (the dashed line). The chosen have cosine {numbers['redundancy']:.3f} with their nearest other. "
+        f"Dashed: the mean of these, {mean:.3f}; with the chosen, over all unknowns, it is {numbers['coverage']:.3f}. "
+        f"The chosen have cosine {numbers['redundancy']:.3f} with their nearest other. "
         f"The two mean gradients have cosine {numbers['mean_cosine']:.3f}, relative distance {numbers['mean_gap']:.3f}."
     )
-    layers = alt.layer(bars, upright(numbers["coverage"]))
+    layers = alt.layer(bars, upright(mean))
     return specification(layers, "Coverage of the unknown", f"{caption} {note}".strip())

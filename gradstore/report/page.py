@@ -24,6 +24,7 @@ from gradstore.report.style import DARK, LIGHT
 FOLDER = Path(__file__).parent
 TABLE_OF = "influence"  # the figure whose brush fills the table of questions
 PNG_WIDTH, PNG_SCALE = 760, 2
+TITLE_HEIGHT = 30
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ def png(figure: Mapping[str, Any]) -> bytes:
     """A figure as a PNG in the light theme, its title above it."""
     title = figure["usermeta"]["title"]
     spec = {**figure, "width": PNG_WIDTH, "title": title, "config": {**LIGHT, "background": "white"}, "padding": 12}
+    if isinstance(figure.get("height"), int):
+        spec["height"] = figure["height"] + TITLE_HEIGHT  # which the page has outside the picture
     return vl_convert.vegalite_to_png(vl_spec=spec, scale=PNG_SCALE)
 
 

@@ -30,7 +30,7 @@ def subjects(points: pl.DataFrame) -> dict[str, Any]:
     sign = pl.when(pl.col("side") == SIDES[0]).then(1).otherwise(-1)
     rows = rows.with_columns(count=pl.col("questions") * sign, at=pl.col("selected") * sign).sort("subject", "side")
     source = data(rows, "subjects")
-    y = alt.Y("subject:N", title=None, sort=names, scale=alt.Scale(domain=names))
+    y = alt.Y("subject:N", title=None, sort=names, scale=alt.Scale(domain=names), axis=alt.Axis(labelOverlap=False))
     tooltip = ["subject:N", "side:N", alt.Tooltip("questions:Q", format=","), alt.Tooltip("selected:Q", format=",")]
     color = alt.Color("side:N", scale=alt.Scale(domain=SIDES[:2]), legend=alt.Legend(title=None))
     title = "← unknown · questions · known →"

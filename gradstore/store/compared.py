@@ -46,6 +46,13 @@ def _compared(store: GradientStore, call: Call, members: Sequence[str]) -> pl.Da
     return pl.concat(parts)
 
 
+def has_gradients(store: GradientStore, response: str, members: Sequence[str]) -> bool:
+    """Whether any of these samples has an ok gradient of this response; reads no vectors. True of an empty store."""
+    good = (pl.col("response") == response) & (pl.col("status") == "ok") & pl.col("sample_id").is_in(list(members))
+    tables = [VECTOR_PREFIX + recipe for recipe in store.recipe_ids()]
+    return not tables or any(store.scan(t).filter(good).select("row_id").head(1).collect().height for t in tables)
+
+
 def _places(store: GradientStore, call: Call) -> list[tuple[str, str]]:
     """(recipe, checkpoint) of all gradients that the call's condition leaves."""
     found = []

@@ -15,7 +15,7 @@ ever multiplied. Rows whose status is not ok have null.
 
 How: the text stays as it was written, but each call is replaced by a hidden column, and the ``gradients`` of the same
 SELECT by itself joined with that column. So a call may stand wherever a column may. Equalities in the WHERE of that
-SELECT (response, checkpoint_id, recipe_id) narrow what is read.
+SELECT (response, checkpoint_id, recipe_id, sample_id) narrow what is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SIGNATURES = {
     "nearest_similarity": "nearest_similarity((SELECT sample_id …) [, 'answer' | 'refusal'])",
     "neighbours": "neighbours((SELECT sample_id …), k [, 'answer' | 'refusal'])",
 }
-NARROWING = ("response", "checkpoint_id", "recipe_id")
+NARROWING = ("response", "checkpoint_id", "recipe_id", "sample_id")
 
 
 @dataclass(frozen=True)

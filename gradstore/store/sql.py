@@ -19,7 +19,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from gradstore.errors import QueryError
-from gradstore.store.compared import compared
+from gradstore.store.compared import compared, has_gradients
 from gradstore.store.database import GradientStore
 from gradstore.store.functions import SIGNATURES, Call, Rewritten, rewrite
 from gradstore.store.lookup import find_sample
@@ -100,7 +100,13 @@ def _members(store: GradientStore, call: Call) -> list[str]:
         raise QueryError(f"the group of {call.name}() gives {ids.dtype}, expected sample ids: {call.group}")
     if ids.drop_nulls().is_empty():
         raise QueryError(f"the group of {call.name}() is empty: {call.group}")
-    return ids.drop_nulls().unique().sort().to_list()
+    members = ids.drop_nulls().unique().sort().to_list()
+    if not has_gradients(store, call.response, members):
+        raise QueryError(
+            f"none of the {len(members)} ids in the group of {call.name}() has a usable {call.response} gradient, the "
+            f"first is {members[0][:80]!r}: expected ids of samples of role train"
+        )
+    return members
 
 
 def influence(

@@ -192,6 +192,7 @@ def test_explain_on_the_command_line(gradstore, store):
     found = json.loads(gradstore("explain", store.uri, identity, "--count", 2, "--json")[1])
     assert len(found["towards"]) == 2
     assert gradstore("explain", store.uri)[0] == 2
+    assert gradstore("explain", store.uri, "--question", " ")[0] == 2
     assert gradstore("explain", store.uri, identity, "--question", "Who?")[0] == 2
     code, _, said = gradstore("explain", store.uri, "--question", "Who?")
     assert code == 2
@@ -246,6 +247,17 @@ def test_millions_of_rows_are_not_shown(gradstore, store, tmp_path):
     code, out, said = gradstore("query", store.uri, sql)
     assert (code, out) == (1, "")
     assert said == "error: more than 10,000 rows to be shown: add LIMIT, or write them with --format and --out FILE\n"
+
+
+def test_the_ending_of_the_file_is_its_format(gradstore, store, tmp_path):
+    sql, readers = "SELECT sample_id FROM samples LIMIT 3", {"parquet": pl.read_parquet, "ipc": pl.read_ipc}
+    for ending, read in {**readers, "csv": pl.read_csv, "ndjson": pl.read_ndjson, "json": pl.read_json}.items():
+        out = tmp_path / f"rows.{ending}"
+        assert gradstore("query", store.uri, sql, "--out", out)[0] == 0
+        assert read(out).height == 3, ending
+    code, _, said = gradstore("query", store.uri, sql, "--out", tmp_path / "none" / "x.csv")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "make it first" in said
 
 
 def test_a_failed_query_leaves_the_file_that_was_there(gradstore, store, tmp_path):

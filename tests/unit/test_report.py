@@ -107,7 +107,7 @@ def test_coverage_is_that_of_the_selection(store, drawn):
     settings = json.loads(run)
     stored = StoredVectors(store, settings["recipe_id"], settings["checkpoints"], frozenset(group))
     numbers = coverage(stored(group, "refusal"), stored(chosen, "refusal"))
-    assert f"is {numbers['coverage']:.3f} on average" in drawn["coverage"]["usermeta"]["caption"]
+    assert f"it is {numbers['coverage']:.3f}" in drawn["coverage"]["usermeta"]["caption"]
     bins = bins_of(drawn["coverage"])
     assert sum(b["questions"] for b in bins) == len(group) - len(chosen)
 

@@ -145,6 +145,8 @@ def test_a_condition_on_the_rows_changes_what_is_read_not_what_is_found(store):
     )
     assert part == {k: v for k, v in whole.items() if k[1:] == ("answer", "c2")}
     assert len(part) == N
+    one = f"SELECT {KEYS}, influence({GROUP}) AS v FROM gradients WHERE sample_id = 's03' AND response = 'refusal'"
+    assert asked(store, one) == {k: v for k, v in whole.items() if k[:2] == ("s03", "refusal")}
 
 
 NAMES = gradients(DIM).schema.names
@@ -192,6 +194,10 @@ def test_stars_of_two_selects_with_calls_can_be_joined(store, joined, rows):
     ("sql", "said"),
     [
         ("SELECT influence((SELECT sample_id FROM samples WHERE role = 'test')) FROM gradients", "is empty"),
+        (
+            "SELECT influence((SELECT question FROM samples)) FROM gradients",
+            "has a usable refusal gradient, the first is",
+        ),
         ("SELECT influence((SELECT ordinal FROM samples)) FROM gradients", "gives Int64, expected sample ids"),
         ("SELECT influence((SELECT nope FROM samples)) FROM gradients", "in the group of influence"),
         ("SELECT influence((SELECT * FROM read_csv('x'))) FROM gradients", "files"),
