@@ -14,6 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("gradstore", deadline=None)  # a kernel's first call compiles it; no test is of time
+settings.load_profile("gradstore")
 
 AS_MADE = "store-as-made"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
