@@ -282,6 +282,7 @@ def test_the_command_writes_the_page_and_the_pictures(store, gradstore, tmp_path
             assert file.read(8) == b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.mark.slow  # in a process of its own; the wheel's test does it with the real thing
 def test_a_report_needs_no_torch(store, tmp_path):
     code = (
         "import sys\n"
