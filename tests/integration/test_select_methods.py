@@ -26,6 +26,7 @@ from gradstore.store import GradientStore, query
 from tests import reference
 from tests import reference_selection as twin
 
+pytestmark = pytest.mark.slow  # a minute and more; every rule has its unit tests beside
 CASES = [*((name, False) for name in METHODS), *((name, True) for name in REFERENCE)]
 each_case = pytest.mark.parametrize(("method", "released"), CASES, ids=[n + "-released" * r for n, r in CASES])
 PROBE = ProbeSettings(max_new_tokens=8)
