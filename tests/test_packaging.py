@@ -123,15 +123,15 @@ def test_the_table_side_works_where_torch_is_not_installed(wheel, world, tmp_pat
     assert not any(p.name == "torch" for p in site.iterdir())
     run("report", store, "no-torch", "--out", tmp_path / "report.html")
     assert "no-torch" in (tmp_path / "report.html").read_text()
-    explorer = subprocess.Popen(
-        [gradstore, "explore", store, "--port", "0", "--no-open"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    try:
-        address = explorer.stdout.readline().strip()
-        assert "<title>" in urllib.request.urlopen(address, timeout=60).read().decode()
-    finally:
-        explorer.terminate()
-        explorer.wait(60)
+    command = [gradstore, "explore", store, "--port", "0", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as explorer:
+        try:
+            address = explorer.stdout.readline().strip()
+            with urllib.request.urlopen(address, timeout=60) as page:
+                assert "<title>" in page.read().decode()
+        finally:
+            explorer.terminate()
+            explorer.wait(60)
 
 
 @pytest.mark.packaging
