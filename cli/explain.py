@@ -50,17 +50,15 @@ def command(
     if (sample_id is None) == (question is None):
         raise click.UsageError("give either SAMPLE_ID or --question")
     opened, sources = GradientStore.open(store), Sources(probe, recipe)
-    if question is not None and not question.strip():
-        raise click.UsageError("--question is empty")
-    if question is None:
-        assert sample_id is not None
+    if sample_id is not None:
         found = explain(opened, sample_id, selection, count, sources)
     else:
-        if options is None or not checkpoints:
-            raise click.UsageError("--question needs --model and --checkpoint, to compute its gradient")
+        text = (question or "").strip()
+        if not text or options is None or not checkpoints:
+            raise click.UsageError("--question needs a text, and --model and --checkpoint to compute its gradient")
         from gradstore.pipelines.explain_question import explain_question
 
-        found = explain_question(opened, options, checkpoints, question, choices, selection, count, sources)
+        found = explain_question(opened, options, checkpoints, text, choices, selection, count, sources)
     click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_lines(found)))
 
 

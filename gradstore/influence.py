@@ -41,6 +41,7 @@ def group_means(
     every: list[np.ndarray] = []  # a thread adds to sums of its own; they are exact, so it does not matter which did
 
     def add(item: tuple[pa.RecordBatch, np.ndarray]) -> np.ndarray:
+        """Add one block to this thread's sums; returns how many rows of each group it held."""
         batch, block = item
         known = map(membership.get, batch["sample_id"].to_pylist(), repeat(-1))
         groups = np.fromiter(known, np.int64, len(block))

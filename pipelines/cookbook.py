@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -37,4 +38,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    print(page())
+    sys.stdout.write(page())

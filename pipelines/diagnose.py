@@ -85,6 +85,7 @@ def _hidden(store: GradientStore, options: ModelOptions, progress: Progress) -> 
     prompt = make_prompt(store, "basic", loaded.chat_template, special_tokens(loaded))
 
     def rows(wanted: list[str]) -> np.ndarray:
+        """Hidden states (n, width) of these samples, in their order."""
         if missing := [i for i in wanted if i not in samples]:
             raise StoreError(f"{len(missing)} selected samples are not in the store, the first is {missing[0]}")
         ids = {i: encode_prompt(loaded.tokenizer, prompt.ask(samples[i])) for i in wanted}

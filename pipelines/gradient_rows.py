@@ -216,6 +216,7 @@ def write_rows(
     """Make the rows of all commits and write them, tokenising ahead of the device and writing behind it."""
 
     def ready() -> Iterator[tuple[bool, bool, list[Pair]]]:
+        """Whether a batch is its commit's last, whether its prompts are shared, and its pairs, tokenised."""
         for commit in commits:
             wanted = [k for batch in commit for i in batch.ids for k in maker.keys(i)]
             if len(store.held(maker.tail[1], wanted)) == len(wanted):

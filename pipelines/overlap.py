@@ -17,6 +17,7 @@ def ahead(items: Iterable[T], depth: int = 4) -> Iterator[T]:
     stopped = threading.Event()
 
     def offer(item: Any) -> bool:
+        """Wait for room in the queue; False where the reader is gone."""
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)

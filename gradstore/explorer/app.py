@@ -73,6 +73,7 @@ class Explorer:
     # -- what is read ------------------------------------------------------------------------------------
 
     def store(self, request: Request) -> Response:
+        """What is in the store, the selection to begin with, and the limits of a query."""
         limits = {
             "rows": asking.ROWS,
             "seconds": self.limits.query_seconds,
@@ -83,31 +84,38 @@ class Explorer:
         return answer({"store": self.uri, "selection": chosen, "limits": limits, **found})
 
     def cookbook(self, request: Request) -> Response:
+        """The cookbook, asked of the chosen selection and another."""
         names = read(self.uri, samples.selections)
         chosen = request.query_params.get("selection") or next(iter(names), "grait")
         other = next((name for name in names if name != chosen), chosen)
         return answer([asdict(entry) for entry in cookbook(chosen, other)])
 
     def figures(self, request: Request) -> Response:
+        """The charts of a selection, or of the store, and their themes."""
         return answer(self.kernels.ask(asking.figures, self.uri, request.query_params.get("selection")))
 
     def vega(self, request: Request) -> Response:
+        """Vega's script, bundled once a run."""
         self._vega = self._vega or self.kernels.ask(asking.vega).encode()
         return Response(self._vega, media_type="text/javascript")
 
     def sample(self, request: Request) -> Response:
+        """One sample with its probes and its rows in selections."""
         return answer(read(self.uri, samples.sample, request.path_params["sample_id"]))
 
     def explain(self, request: Request) -> Response:
+        """Who pushes one sample towards refusing, and who against."""
         selection = request.query_params.get("selection")
         return answer(self.kernels.ask(asking.explain, self.uri, request.path_params["sample_id"], selection))
 
     def search(self, request: Request) -> Response:
+        """Samples by words of their question, or the start of their id."""
         return answer(read(self.uri, samples.search, request.query_params.get("text", "")))
 
     # -- what is asked -----------------------------------------------------------------------------------
 
     def query(self, asked: dict[str, Any]) -> Response:
+        """Run one query in its child: rows as JSON, or as CSV."""
         if asked.get("format") == "csv":
             return Response(self.queries.ask(asking.csv, self.uri, asked["sql"]), media_type="text/csv")
         started = time.perf_counter()

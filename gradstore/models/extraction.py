@@ -142,6 +142,7 @@ class Extractor:
         watch = self.watch if self.watch is not None and not self.watch.full else None
 
         def add(name: str, rows: slice, gradients: torch.Tensor) -> None:
+            """Sketch the gradients of one parameter for some of the rows."""
             feature = self.direction(name)
             if feature.v.numel() not in (0, gradients[0].numel()):
                 raise CheckpointError(

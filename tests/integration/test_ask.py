@@ -196,7 +196,7 @@ def test_explain_on_the_command_line(gradstore, store):
     assert gradstore("explain", store.uri, identity, "--question", "Who?")[0] == 2
     code, _, said = gradstore("explain", store.uri, "--question", "Who?")
     assert code == 2
-    assert "--question needs --model and --checkpoint" in said
+    assert "--question needs a text, and --model and --checkpoint" in said
 
 
 # -- queries from files, what they cost, and how much is shown ----------------------------------------------------

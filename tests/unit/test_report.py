@@ -166,7 +166,9 @@ def test_many_subjects_are_cut_aloud():
 
 def test_nan_is_null_and_not_a_word():
     frame = many(3).with_columns(i_ref=pl.Series([float("nan"), 1.0, None]))
-    as_json(influence(frame))  # json refuses nan
+    assert "NaN" not in as_json(influence(frame))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        as_json({"i_ref": float("nan")})
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "<!--<script>", "\u2028", "&lt;"])

@@ -104,7 +104,7 @@ def test_polars_still_writes_scans_of_files_into_its_plans(store, secret):
 
 def test_a_cte_does_not_lend_its_name_to_a_file(store, secret):
     sql = 'SELECT * FROM (WITH "{0}.csv" AS (SELECT 1 AS one) SELECT * FROM "{0}.csv") a, "{0}.csv" b'
-    refused(store, sql.format(secret))
+    assert "no table" in refused(store, sql.format(secret)) or "names no table" in refused(store, sql.format(secret))
 
 
 @pytest.mark.parametrize(
